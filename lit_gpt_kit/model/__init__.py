@@ -1,0 +1,1 @@
+"""The network: a GPT written from scratch on torch alone. Start reading at gpt.py."""

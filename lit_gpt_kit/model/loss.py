@@ -1,0 +1,49 @@
+"""The next-token loss."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+IGNORE_INDEX = -100
+"""The target of a position on which no loss falls (PyTorch's own default)."""
+
+
+def next_token_loss(
+    hidden: Float[Tensor, "batch seq embed"],
+    lm_head: nn.Linear,
+    targets: Int[Tensor, "batch seq"],
+    max_logits: int = 2**26,
+) -> Float[Tensor, ""]:
+    """Summed negative log-likelihood of the targets, in nats: -sum log softmax(head(hidden))[target].
+
+    A sum, not a mean: what a step's loss is divided by is the business of whoever knows the whole
+    step. The logits are made for a slice of the tokens at a time and made again in the backward
+    pass, so that no more than `max_logits` of them (256 MiB in float32) ever exist; below that
+    size nothing is sliced and nothing is done twice.
+
+    Args:
+        hidden: what the head reads.
+        lm_head: the head.
+        targets: the token that follows each position, or IGNORE_INDEX.
+        max_logits: most logits held at once.
+    """
+    flat, flat_targets = hidden.flatten(0, 1), targets.flatten()
+    tokens_at_once = max(1, max_logits // lm_head.out_features)
+    if flat_targets.numel() <= tokens_at_once:
+        return _summed_cross_entropy(flat, lm_head, flat_targets)
+    total = torch.zeros((), device=hidden.device, dtype=torch.float32)
+    slices = zip(flat.split(tokens_at_once), flat_targets.split(tokens_at_once), strict=True)
+    for some_hidden, some_targets in slices:
+        loss = checkpoint(
+            _summed_cross_entropy, some_hidden, lm_head, some_targets, use_reentrant=False
+        )
+        assert isinstance(loss, Tensor)
+        total = total + loss
+    return total
+
+
+def _summed_cross_entropy(hidden: Tensor, lm_head: nn.Linear, targets: Tensor) -> Tensor:
+    logits = lm_head(hidden).float()
+    return F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")

@@ -1,0 +1,27 @@
+"""Shared by all tests: shape annotations are executed, real data is found or skipped by name."""
+
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Executes the shapes in the signatures of the numeric rooms; must run before they are imported.
+install_import_hook(
+    ["lit_gpt_kit.model", "lit_gpt_kit.generation", "lit_gpt_kit.optim"], "beartype.beartype"
+)
+
+REPOSITORY = Path(__file__).parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+def shared_data(name: str) -> Path:
+    """The path of real data kept beside the checkout; skips the test where it is absent."""
+    path = SHARED_DATA / name
+    if not path.exists():
+        pytest.skip(f"real data {name} is not beside this checkout (looked in {SHARED_DATA})")
+    return path
+
+
+@pytest.fixture
+def tiny_shakespeare() -> Path:
+    return shared_data("tiny_shakespeare/input.txt")
