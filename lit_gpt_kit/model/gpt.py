@@ -68,9 +68,13 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = build_norm(config)
         self.lm_head = nn.Linear(config.embed_dim, config.vocab_size, bias=False)
-        if config.tie_embeddings:
-            self.lm_head.weight = self.token_embedding.weight
+        self.tie_weights()
         self.init_weights()
+
+    def tie_weights(self) -> None:
+        """Make the head the token embedding, where they are tied; again after assigning weights."""
+        if self.config.tie_embeddings:
+            self.lm_head.weight = self.token_embedding.weight
 
     @torch.no_grad()
     def init_weights(self) -> None:

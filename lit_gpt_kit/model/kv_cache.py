@@ -36,9 +36,7 @@ class KVCache:
         """The places that the next `num_new` tokens of each row will take."""
         return self.lengths[:, None] + torch.arange(num_new, device=self.lengths.device)
 
-    def visible(
-        self, positions: Int[Tensor, "batch seq"]
-    ) -> Bool[Tensor, "batch 1 seq max_len"]:
+    def visible(self, positions: Int[Tensor, "batch seq"]) -> Bool[Tensor, "batch 1 seq max_len"]:
         """Which slots the token at each position may attend to: itself and all before it."""
         slots = torch.arange(self.max_len, device=positions.device)
         return (slots <= positions[:, :, None]).unsqueeze(1)
@@ -49,7 +47,9 @@ class KVCache:
         positions: Int[Tensor, "batch seq"],
         k: Float[Tensor, "batch kv_heads seq head"],
         v: Float[Tensor, "batch kv_heads seq head"],
-    ) -> tuple[Float[Tensor, "batch kv_heads max_len head"], Float[Tensor, "batch kv_heads max_len head"]]:
+    ) -> tuple[
+        Float[Tensor, "batch kv_heads max_len head"], Float[Tensor, "batch kv_heads max_len head"]
+    ]:
         """Store one layer's new keys and values; returns all of that layer's."""
         keys, values = self.keys[layer], self.values[layer]
         index = positions[:, None, :, None].expand_as(k)

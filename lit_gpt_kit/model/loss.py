@@ -16,7 +16,7 @@ def next_token_loss(
     targets: Int[Tensor, "batch seq"],
     max_logits: int = 2**26,
 ) -> Float[Tensor, ""]:
-    """Summed negative log-likelihood of the targets, in nats: -sum log softmax(head(hidden))[target].
+    """Summed negative log-likelihood in nats: -sum log softmax(lm_head(hidden))[target].
 
     A sum, not a mean: what a step's loss is divided by is the business of whoever knows the whole
     step. The logits are made for a slice of the tokens at a time and made again in the backward

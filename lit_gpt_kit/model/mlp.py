@@ -10,7 +10,7 @@ from lit_gpt_kit.model.config import GATED_MLPS, GPTConfig
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x * Phi(x), Phi the normal distribution function (Hendrycks and Gimpel 2016)."""
+    """The value x * Phi(x), Phi the normal distribution function (Hendrycks and Gimpel 2016)."""
     return F.gelu(x)
 
 

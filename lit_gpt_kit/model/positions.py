@@ -4,6 +4,8 @@ Sinusoidal and learned positions are added to the token embedding once; rotary p
 queries and keys inside every attention.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -21,9 +23,11 @@ def sinusoidal_table(num_positions: int, dim: int) -> Float[Tensor, "num_positio
 
 
 def _angles(num_positions: int, dim: int, base: float) -> Float[Tensor, "num_positions half"]:
-    # float64, because position x frequency loses whole turns' worth of digits in float32.
-    frequencies = base ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
-    return torch.outer(torch.arange(num_positions, dtype=torch.float64), frequencies)
+    # float64, because position x frequency loses whole turns' worth of digits in float32; on the
+    # CPU, because a network built on the meta device needs its tables all the same.
+    float64: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    frequencies = base ** (-torch.arange(0, dim, 2, **float64) / dim)
+    return torch.outer(torch.arange(num_positions, **float64), frequencies)
 
 
 class SinusoidalPositions(nn.Module):

@@ -1,0 +1,1 @@
+"""What watches training: one file each."""

@@ -1,0 +1,72 @@
+"""LastCheckpoint: the state to go on from, in last.ckpt."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes last.ckpt after each validation, at the end of training, and when asked to.
+
+    Lightning's ModelCheckpoint writes its last.ckpt only together with a best one, so that it may
+    be far from the last state.
+
+    Args:
+        folder: where last.ckpt goes.
+        every_n_steps: also after so many optimiser steps; 0 is never.
+    """
+
+    def __init__(self, folder: str | Path, every_n_steps: int = 0) -> None:
+        self.path = Path(folder) / "last.ckpt"
+        self.every_n_steps = every_n_steps
+        self._saved_at_step = -1
+        self._loops_before_validation: dict[str, Any] | None = None
+
+    def save(self, trainer: Trainer) -> None:
+        """Write last.ckpt, unless it holds this step already."""
+        if trainer.fast_dev_run or trainer.global_step == self._saved_at_step:
+            return
+        trainer.save_checkpoint(self.path)
+        self._saved_at_step = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save where `every_n_steps` says so and the step is complete."""
+        step_is_done = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.every_n_steps and step_is_done and trainer.global_step % self.every_n_steps == 0:
+            self.save(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember where the loops stood."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._loops_before_validation = copy.deepcopy(trainer.fit_loop.state_dict())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save."""
+        self._loops_before_validation = None
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save."""
+        self.save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """In mid-validation, save the loops as they stood before it.
+
+        The validation's sums are not part of a checkpoint, so it could not go on from the middle.
+        """
+        if self._loops_before_validation is not None:
+            checkpoint["loops"]["fit_loop"] = self._loops_before_validation

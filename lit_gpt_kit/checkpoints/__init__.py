@@ -1,0 +1,1 @@
+"""Models on disk: our own checkpoints, read and resolved."""

@@ -1,0 +1,86 @@
+"""Our own checkpoints: Lightning's, made self-contained.
+
+Beside the weights a checkpoint holds the network's configuration and the tokenizer, all of it
+tensors and primitives, so that `torch.load(weights_only=True)` reads it and nothing in it runs.
+"""
+
+import pickle
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_gpt_kit.errors import InputError, MissingFileError
+from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.tokenization.tokenizer import Tokenizer
+
+KEY = "lit_gpt_kit"
+FORMAT_VERSION = 1
+"""Raised when an older release could not read what is written now."""
+NETWORK_PREFIX = "model."
+"""The network's attribute name in a task, with which its weights' names begin."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint says about its model, the weights aside."""
+
+    config: GPTConfig
+    tokenizer: Tokenizer | None
+
+
+def describe_into(
+    checkpoint: dict[str, Any], config: GPTConfig, tokenizer: Tokenizer | None
+) -> None:
+    """Write the description into a checkpoint that Lightning is about to save."""
+    checkpoint[KEY] = {
+        "format_version": FORMAT_VERSION,
+        "gpt": asdict(config),
+        "tokenizer": None if tokenizer is None else tokenizer.state(),
+    }
+
+
+def read_description(checkpoint: dict[str, Any], name: str = "the checkpoint") -> Description:
+    """The description in a loaded checkpoint.
+
+    Raises:
+        InputError: it was not written by this package, or by a newer release.
+    """
+    if KEY not in checkpoint:
+        raise InputError(f"{name} was not written by lit-gpt: it has no '{KEY}' entry")
+    entry = checkpoint[KEY]
+    version = entry["format_version"]
+    unknown = set(entry["gpt"]) - {field.name for field in fields(GPTConfig)}
+    if version > FORMAT_VERSION or unknown:
+        raise InputError(
+            f"{name} is of format {version}, newer than format {FORMAT_VERSION} that this release "
+            "reads; upgrade lit-gpt-kit"
+        )
+    state = entry["tokenizer"]
+    tokenizer = None if state is None else Tokenizer.from_state(state)
+    return Description(GPTConfig(**entry["gpt"]), tokenizer)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The whole checkpoint, its tensors memory-mapped.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: it is cut short, damaged, or holds more than tensors and primitives.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"checkpoint {path} does not exist")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} holds more than tensors and primitives: {reason}") from None
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} is not a whole checkpoint, perhaps cut short ({reason}); use another one"
+        ) from None
+    if not isinstance(checkpoint, dict):
+        raise InputError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
+    return checkpoint

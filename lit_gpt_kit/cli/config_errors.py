@@ -1,0 +1,107 @@
+"""One line out of the tree of lines that the parser says when a configuration is wrong."""
+
+import inspect
+import re
+from importlib import import_module
+
+from lit_gpt_kit.errors import did_you_mean
+
+KEY = re.compile(r"Parser key \"([^\"]+)\":?")
+CLASS = re.compile(r"class_path[= ]'([\w.]+)'")
+NOT_ACCEPTED = re.compile(
+    r"(?:Option '(?P<option>[\w.]+)' is not accepted"
+    r"|(?:Group|Subcommand) '[\w.]+' does not accept option '(?P<member>[\w.]+)'"
+    r"|unrecognized arguments: --(?P<argument>[\w.]+))"
+)
+NO_ATTRIBUTE = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'")
+ECHO = re.compile(r"\s*(Given value|Subtypes:|Errors:|Does not validate against any)")
+WRONG_TYPE = re.compile(r"\s*(- )?Expected an? (?P<type><class '(?P<name>[\w.]+)'>|.+?)(\. Got .*)?$")
+CHOICES = re.compile(r"Literal(\[.+?\])")
+
+
+def one_line(message: str, known_keys: list[str]) -> str:
+    """The key, the class and the problem, with the nearest valid name where one is near.
+
+    Args:
+        message: what the parser said.
+        known_keys: the keys of the command itself, such as trainer.max_steps.
+    """
+    key = ".".join(KEY.findall(message))
+    prefix = f"{key}: " if key else ""
+    if unknown := NOT_ACCEPTED.search(message):
+        return _unknown_key(unknown, message, key, known_keys)
+    if missing := NO_ATTRIBUTE.search(message):
+        hint = did_you_mean(missing["name"], _public_names(missing["module"]))
+        return f"{prefix}there is no class {missing['module']}.{missing['name']}{hint}"
+    problems = [line.strip(" -") for line in message.splitlines() if _says_something(line)]
+    text = " ".join(problems) or _expected(message)
+    for pattern in (KEY, re.compile(r"Problem with given class_path '[\w.]+':")):
+        text = pattern.sub("", text)
+    return prefix + _readable(text)
+
+
+def _unknown_key(match: re.Match[str], message: str, key: str, known_keys: list[str]) -> str:
+    word = match["option"] or match["member"] or match["argument"]
+    classes = CLASS.findall(message)
+    if not classes:  # a key of the command itself
+        return f"unknown key '{word}'{did_you_mean(word, known_keys)}"
+    *parents, last = word.split(".")
+    if match["member"]:
+        parents = [*re.findall(r"Group '([\w.]+)'", message), *parents]
+    owner = _innermost_class(match, message, classes)
+    names = _parameters(owner, parents)
+    place = ".".join([key, *parents]) if key else owner
+    accepting = owner if not parents else f"{owner}'s {'.'.join(parents)}"
+    return f"{place}: {accepting} has no option '{last}'{did_you_mean(last, names)}"
+
+
+def _innermost_class(match: re.Match[str], message: str, classes: list[str]) -> str:
+    """The class that does not know the option: named just before it, or after it on its line."""
+    line_end = message.find("\n", match.end())
+    rest_of_line = message[match.end() : line_end if line_end >= 0 else None]
+    if after := CLASS.findall(rest_of_line):
+        return str(after[0])
+    before = CLASS.findall(message[: match.start()])
+    return str((before or classes)[-1])
+
+
+def _parameters(class_path: str, parents: list[str]) -> list[str]:
+    """The parameters of a class, or of what one of its parameters is."""
+    try:
+        module, _, name = class_path.rpartition(".")
+        found = getattr(import_module(module), name)
+        for parent in parents:
+            found = inspect.signature(found).parameters[parent].annotation
+        return list(inspect.signature(found).parameters)
+    except (ImportError, AttributeError, KeyError, TypeError, ValueError):
+        return []
+
+
+def _public_names(module: str) -> list[str]:
+    return [name for name in dir(import_module(module)) if not name.startswith("_")]
+
+
+def _says_something(line: str) -> bool:
+    stripped = line.strip(" -")
+    return bool(stripped) and not (
+        ECHO.match(line)
+        or (WRONG_TYPE.match(line) and "Got value" not in line)
+        or stripped.startswith(("Type collections.abc.Callable", "Expected a path"))
+        and "expects" not in line
+    )
+
+
+def _expected(message: str) -> str:
+    """Nothing fits: the choices there are, and what was given."""
+    choices = " ".join(CHOICES.findall(message))
+    given = re.findall(r"Given value: (.+)", message)
+    return f"expected one of {choices or 'other types'}, got {given[-1] if given else 'nothing'}"
+
+
+def _readable(text: str) -> str:
+    text = re.sub(r"Type collections\.abc\.Callable\[.+?\] expects a function or a callable class: ", "", text)
+    text = re.sub(r"\. Got value: Namespace\(.*", "", text)
+    text = re.sub(r"typing\.Literal\[([^\]]+)\]", r"one of \1", text)
+    text = re.sub(r"Expected an? (one of .+?)\. Got value: (.+)", r"expected \1, got \2", text)
+    text = re.sub(r"Expected an? <class '([\w.]+)'>\. Got value: (.+)", r"expected \1, got \2", text)
+    return " ".join(text.split())

@@ -1,0 +1,83 @@
+"""What a run gets where its configuration chose nothing: callbacks and loggers."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.loggers import Logger
+
+from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
+from lit_gpt_kit.callbacks.prediction_writer import PredictionWriter
+from lit_gpt_kit.callbacks.throughput import Throughput
+from lit_gpt_kit.cli.interrupt import StopOnInterrupt
+from lit_gpt_kit.cli.narrator import Narrator
+from lit_gpt_kit.cli.progress import ProgressLines
+from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
+from lit_gpt_kit.loggers.wandb import build_wandb_logger
+
+
+def complete_callbacks(
+    given: Sequence[Callback], command: str, run_dir: Path, module: LightningModule, silent: bool
+) -> list[Callback]:
+    """The configured callbacks, and behind them those that nothing configured stands for.
+
+    Args:
+        given: the configured ones.
+        command: fit, validate, test or predict.
+        run_dir: the run folder.
+        module: tells by `monitor` and `monitor_mode` which metric makes a checkpoint the best.
+        silent: show no progress.
+    """
+    wanted: list[Callback] = []
+    if not silent:
+        wanted.append(RichProgressBar() if sys.stdout.isatty() else ProgressLines())
+    if command == "predict":
+        wanted.append(PredictionWriter(run_dir / "predictions.jsonl"))
+    if command == "fit":
+        last = next((c for c in given if isinstance(c, LastCheckpoint)), None)
+        last = last or LastCheckpoint(run_dir / "checkpoints")
+        # The best checkpoint comes before the last one, which holds its score.
+        wanted += [Throughput(), *_best_checkpoint(run_dir, module), last]
+        wanted += [StopOnInterrupt(last), Narrator(run_dir)]
+    return [*given, *(callback for callback in wanted if not _stands_in(given, callback))]
+
+
+def complete_loggers(configured: Any, run_dir: Path, run_name: str) -> list[Logger] | bool:
+    """metrics.csv always, and the W&B run unless other loggers are configured.
+
+    Args:
+        configured: the Trainer's `logger`: None and True mean the default, False none at all.
+        run_dir: the run folder.
+        run_name: what the W&B run is called.
+    """
+    if configured is False:
+        return False
+    if configured in (None, True):
+        return [MetricsCSV(run_dir), build_wandb_logger(run_dir, run_name)]
+    given = configured if isinstance(configured, list) else [configured]
+    return [MetricsCSV(run_dir), *given]
+
+
+def _best_checkpoint(run_dir: Path, module: LightningModule) -> list[Callback]:
+    monitor = getattr(module, "monitor", None)
+    if monitor is None:
+        return []
+    checkpoint = ModelCheckpoint(
+        dirpath=run_dir / "checkpoints",
+        filename="best",
+        monitor=monitor,
+        mode=getattr(module, "monitor_mode", "min"),
+        save_top_k=1,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
+    return [checkpoint]
+
+
+def _stands_in(given: Sequence[Callback], wanted: Callback) -> bool:
+    """Whether a configured callback does the work of a default one."""
+    kind = ProgressBar if isinstance(wanted, ProgressBar) else type(wanted)
+    return any(isinstance(callback, kind) for callback in given)

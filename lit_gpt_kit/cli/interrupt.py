@@ -1,0 +1,66 @@
+"""Ctrl-C: finish the step, save, and stop; a second one stops at once."""
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
+
+
+class StopOnInterrupt(Callback):
+    """Turns the first Ctrl-C into a checkpoint at the end of the step, then an interruption.
+
+    Args:
+        last_checkpoint: saves.
+    """
+
+    def __init__(self, last_checkpoint: LastCheckpoint) -> None:
+        self._last_checkpoint = last_checkpoint
+        self._was_asked = False
+        self._outer_handler: Any = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen."""
+        if threading.current_thread() is threading.main_thread():
+            self._outer_handler = signal.signal(signal.SIGINT, self._ask)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen no more."""
+        if self._outer_handler is not None:
+            signal.signal(signal.SIGINT, self._outer_handler)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Stop, if the step is complete."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Stop in mid-validation."""
+        self._stop_if_asked(trainer)
+
+    def _ask(self, signal_number: int, frame: FrameType | None) -> None:
+        if self._was_asked:
+            raise KeyboardInterrupt
+        self._was_asked = True
+        print("\nstopping after this step (Ctrl-C again: at once)", file=sys.stderr, flush=True)
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        # Every rank gets the terminal's Ctrl-C, but perhaps in different steps; all must agree.
+        was_asked = self._was_asked
+        if trainer.world_size > 1:
+            was_asked = trainer.strategy.reduce_boolean_decision(was_asked, all=False)
+        if was_asked:
+            if not trainer.sanity_checking:
+                self._last_checkpoint.save(trainer)
+            raise KeyboardInterrupt

@@ -1,0 +1,105 @@
+"""What `fit` says before it begins and after it is done."""
+
+import shlex
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+SAMPLE_TOKENS = 120
+
+
+class Narrator(Callback):
+    """Says in a few lines what a run is about to do, and at its end what came of it.
+
+    Args:
+        run_dir: where the run goes.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self._started = 0.0
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what is about to happen."""
+        self._started = time.monotonic()
+        lines = {
+            "model": _describe_model(pl_module),
+            "data": _describe_data(trainer),
+            "training": _describe_training(trainer),
+            "run folder": str(self.run_dir),
+        }
+        print("\n".join(f"{name:>11}: {text}" for name, text in lines.items() if text), flush=True)
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where a continued run goes on."""
+        if trainer.global_step:
+            print(f"going on after step {trainer.global_step:,}", flush=True)
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what came of it."""
+        if trainer.interrupted or trainer.fast_dev_run:
+            return
+        took = timedelta(seconds=round(time.monotonic() - self._started))
+        print(f"\ndone: {trainer.global_step:,} steps in {took}")
+        metrics = trainer.callback_metrics
+        for name in ("train/loss", *sorted(m for m in metrics if m.startswith("val/"))):
+            if name in metrics:
+                print(f"{name:>20}: {float(metrics[name]):.4f}")
+        prompt = _show_sample(pl_module)
+        print(f"\nnext: lit-gpt generate {shlex.quote(str(self.run_dir))} --prompt {prompt}")
+
+
+def _describe_model(module: LightningModule) -> str:
+    num_parameters = sum(parameter.numel() for parameter in module.parameters())
+    config: Any = getattr(module, "gpt", None)
+    if config is None:
+        return f"{type(module).__name__}, {num_parameters:,} parameters"
+    return (
+        f"GPT with {num_parameters:,} parameters: {config.num_layers} layers, {config.num_heads} "
+        f"heads, width {config.embed_dim}, block {config.block_size}, vocabulary "
+        f"{config.vocab_size:,}"
+    )
+
+
+def _describe_data(trainer: Trainer) -> str:
+    data: Any = getattr(trainer, "datamodule", None)
+    if not hasattr(data, "train_stream"):
+        return "" if data is None else type(data).__name__
+    return (
+        f"{data.train_stream.num_tokens:,} tokens to train on, {data.val_stream.num_tokens:,} to "
+        f"validate on, from {', '.join(data.sources)}"
+    )
+
+
+def _describe_training(trainer: Trainer) -> str:
+    steps = trainer.estimated_stepping_batches
+    length = "until it is stopped" if steps == float("inf") else f"{int(steps):,} steps"
+    data: Any = getattr(trainer, "datamodule", None)
+    if hasattr(data, "train_stream"):
+        rows = data.batch_size * data.batches_per_step * trainer.world_size
+        tokens = rows * data.block_size
+        length += f" of {tokens:,} tokens"
+        if steps != float("inf"):
+            length += f" ({steps * tokens / data.train_stream.num_tokens:.1f} epochs)"
+    devices = f"{trainer.num_devices} x " if trainer.num_devices > 1 else ""
+    return f"{length}, {trainer.precision} on {devices}{trainer.strategy.root_device.type}"
+
+
+def _show_sample(module: LightningModule) -> str:
+    """Print a text that the model writes; returns a prompt to try, quoted for a shell."""
+    tokenizer = getattr(module, "tokenizer", None)
+    write: Any = getattr(module, "generate", None)
+    if tokenizer is None or write is None:
+        return "TEXT"
+    prompt = "" if tokenizer.end_id is not None else "\n"
+    text = write(prompt, max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=0)
+    print("\nsample:\n" + "\n".join(f"  | {line}" for line in text.strip("\n").splitlines()))
+    words = text.split()
+    return shlex.quote(words[0]) if words else "TEXT"

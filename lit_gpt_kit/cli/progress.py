@@ -1,0 +1,74 @@
+"""Progress for output that is no terminal: plain lines, at the steps that are logged."""
+
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
+
+SHOWN = ("train/loss", "train/tokens_per_second")
+
+
+class ProgressLines(ProgressBar):
+    """A line a logged step, and one a validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_enabled = True
+        self._started = 0.0
+        self._first_step = 0
+
+    def disable(self) -> None:
+        """Print nothing (on every rank but the first)."""
+        self._is_enabled = False
+
+    def enable(self) -> None:
+        """Print."""
+        self._is_enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started, self._first_step = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Print the step, if it is a logged one."""
+        step_is_done = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if step_is_done and trainer.global_step % trainer.log_every_n_steps == 0:
+            self._print(trainer, SHOWN, self._time_left(trainer))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the validation metrics."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            names = [name for name in trainer.callback_metrics if name.startswith("val/")]
+            self._print(trainer, names, "")
+
+    def _print(self, trainer: Trainer, names: Any, ending: str) -> None:
+        if not self._is_enabled:
+            return
+        metrics = trainer.callback_metrics
+        values = [f"{name} {_short(float(metrics[name]))}" for name in names if name in metrics]
+        total = "" if trainer.max_steps < 0 else f"/{trainer.max_steps}"
+        line = "  ".join([f"step {trainer.global_step}{total}", *values, ending]).rstrip()
+        print(line, file=sys.stderr, flush=True)
+
+    def _time_left(self, trainer: Trainer) -> str:
+        total = trainer.estimated_stepping_batches
+        done = trainer.global_step - self._first_step
+        if total == float("inf") or not done:
+            return ""
+        seconds = (time.monotonic() - self._started) / done * (total - trainer.global_step)
+        return f"{timedelta(seconds=round(seconds))} left"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4f}"

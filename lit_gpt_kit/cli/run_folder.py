@@ -1,0 +1,92 @@
+"""The folder of a run: where it lies, what it is called, which checkpoint a command starts from."""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lit_gpt_kit.checkpoints.load import find_checkpoint
+from lit_gpt_kit.errors import InputError, MissingFileError
+
+ROOT = Path("runs")
+LATEST = "latest"
+
+
+def choose_run(
+    command: str, name: str, run_dir: str | None, ckpt_path: str | None
+) -> tuple[Path, Path | None]:
+    """The run folder of a command and the checkpoint it starts from.
+
+    `fit` starts afresh unless told otherwise; the other commands take the best checkpoint of the
+    newest run. "last" is the last checkpoint of `run_dir`, or of the newest run.
+
+    Args:
+        command: fit, validate, test or predict.
+        name: what runs of this configuration are called.
+        run_dir: the folder that a person chose.
+        ckpt_path: "last", a checkpoint or a run folder.
+
+    Raises:
+        MissingFileError: there is no such run or checkpoint.
+        InputError: the folder holds a run already, which a new one would write over.
+    """
+    chosen = None if run_dir is None else Path(run_dir)
+    if ckpt_path is None and command == "fit":
+        if chosen is not None and _holds_run(chosen):
+            raise InputError(
+                f"{chosen} holds a run already; add --ckpt_path last to continue it, or choose "
+                "another --run_dir"
+            )
+        return chosen or _new_run_dir(name), None
+    if ckpt_path is None or ckpt_path == "last":
+        started_from = chosen if chosen and _holds_run(chosen) else _latest_run_dir(name)
+        last = started_from / "checkpoints" / "last.ckpt"
+        checkpoint = find_checkpoint(last if ckpt_path == "last" else started_from)
+        return chosen or started_from, checkpoint
+    return chosen or _new_run_dir(name), find_checkpoint(Path(ckpt_path))
+
+
+def run_name(config_files: Sequence[str]) -> str:
+    """What runs of this configuration are called: the first file's name.
+
+    A run folder's own config.yaml stands for the configuration that the folder is named after.
+    """
+    if not config_files:
+        return "run"
+    first = Path(config_files[0]).resolve()
+    if first.name == "config.yaml" and (first.parent / "checkpoints").is_dir():
+        return first.parent.parent.name
+    return first.stem
+
+
+def point_latest_to(run_dir: Path) -> None:
+    """Make `latest`, beside the run folder, point to it."""
+    temporary = run_dir.parent / f".{LATEST}.{os.getpid()}"
+    with suppress(OSError):  # some file systems have no links, and no run should fail for that
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(run_dir.name)
+        temporary.replace(run_dir.parent / LATEST)
+
+
+def _holds_run(run_dir: Path) -> bool:
+    return any((run_dir / "checkpoints").glob("*.ckpt")) or (run_dir / "metrics.csv").exists()
+
+
+def _new_run_dir(name: str) -> Path:
+    time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    path, again = ROOT / name / time, 1
+    while path.exists():
+        again += 1
+        path = ROOT / name / f"{time}-{again}"
+    return path
+
+
+def _latest_run_dir(name: str) -> Path:
+    link = ROOT / name / LATEST
+    if not link.exists():
+        raise MissingFileError(
+            f"there is no run to start from: {link} does not exist (from {Path.cwd()}); "
+            "name the run with --run_dir, or a checkpoint with --ckpt_path"
+        )
+    return link.parent / os.readlink(link)

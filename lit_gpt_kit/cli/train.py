@@ -1,0 +1,184 @@
+"""`lit-gpt fit | validate | test | predict`: LightningCLI, with a run folder around it."""
+
+import json
+import logging
+import warnings
+from argparse import ArgumentError
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from lit_gpt_kit.checkpoints.native import KEY, read_checkpoint, read_description
+from lit_gpt_kit.cli.config_errors import one_line
+from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers
+from lit_gpt_kit.cli.run_folder import choose_run, point_latest_to, run_name
+from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.files import write_atomically
+
+PLACES = ("config", "run_dir", "ckpt_path", "weights_only")
+"""Keys of a command that say where, not what: a repeated run chooses its own."""
+INTERRUPTED = 130
+
+
+def run(command: str, arguments: list[str]) -> int:
+    """Run one of the four Trainer commands; returns the exit status."""
+    _quieten_libraries()
+    return TrainingCLI(command, arguments).exit_status
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI with one command, a run folder, and one line for what is wrong.
+
+    Args:
+        command: fit, validate, test or predict.
+        arguments: the command line after it.
+
+    Attributes:
+        exit_status: 0, or 130 where the run was interrupted.
+    """
+
+    def __init__(self, command: str, arguments: list[str]) -> None:
+        self.command = command
+        self.exit_status = 0
+        parser_kwargs = {"exit_on_error": False}
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={"enable_model_summary": False, "log_every_n_steps": 10},
+            parser_kwargs={**parser_kwargs, command: dict(parser_kwargs)},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=[command, *arguments],
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the command that was typed: building a parser takes most of the start-up."""
+        return {self.command: LightningCLI.subcommands()[self.command]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run folder, and the classes that most people want as defaults."""
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Where the run goes; runs/<config file's name>/<UTC time> by default.",
+        )
+        parser.set_defaults(
+            {
+                "model": {"class_path": "lit_gpt_kit.LanguageModeling"},
+                "data": {"class_path": "lit_gpt_kit.TextDataModule"},
+            }
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, or say in one line what is wrong."""
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            known = [action.dest for action in self._parser(self.command)._actions]
+            raise InputError(one_line(str(error), known)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: a flag that a person typed wins over what a checkpoint remembers."""
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run folder and the checkpoint to start from."""
+        settings = self.config[self.command]
+        self.run_name = run_name([str(path) for path in settings.config or []])
+        self.run_dir, checkpoint = choose_run(
+            self.command, self.run_name, settings.run_dir, settings.ckpt_path
+        )
+        settings.ckpt_path = None if checkpoint is None else str(checkpoint)
+        settings.weights_only = True
+        if checkpoint is not None:
+            content = read_checkpoint(checkpoint)
+            if KEY in content:  # a LightningModule of another project need not have it
+                read_description(content, str(checkpoint))
+
+    def instantiate_classes(self) -> None:
+        """Build model, data module and Trainer, or say in one line what is wrong."""
+        try:
+            super().instantiate_classes()
+        except InputError:
+            raise
+        except ValueError as error:  # the parser wraps what a constructor raises
+            raise InputError(one_line(str(error), [])) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The configured Trainer, with what a run folder needs wherever nothing else was chosen."""
+        chosen = self._get(self.config_init, "trainer")
+        given = chosen.callbacks or []
+        given = given if isinstance(given, list) else [given]
+        silent = chosen.enable_progress_bar is False
+        logger: Any = False
+        if self.command == "fit" and not chosen.fast_dev_run:
+            name = f"{self.run_name}/{self.run_dir.name}"
+            logger = complete_loggers(chosen.logger, self.run_dir, name)
+        return super().instantiate_trainer(
+            default_root_dir=chosen.default_root_dir or str(self.run_dir),
+            callbacks=complete_callbacks(given, self.command, self.run_dir, self.model, silent),
+            logger=logger,
+            **kwargs,
+        )
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the command; Lightning makes a SystemExit of an interruption."""
+        self._begin_run_folder()
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit:
+            if not self.trainer.interrupted:
+                raise
+            self.exit_status = INTERRUPTED
+            self._say_how_to_continue()
+            return
+        self._say_where_results_are()
+
+    @rank_zero_only
+    def _begin_run_folder(self) -> None:
+        if self.trainer.fast_dev_run:
+            return
+        (self.run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        if self.command == "fit" or not (self.run_dir / "config.yaml").exists():
+            config = self.config[self.command].clone()
+            for key in PLACES:
+                config.pop(key)
+            text = self._parser(self.command).dump(config, skip_none=False, skip_validation=True)
+            write_atomically(self.run_dir / "config.yaml", text)
+        if self.command == "fit":
+            point_latest_to(self.run_dir)
+
+    @rank_zero_only
+    def _say_how_to_continue(self) -> None:
+        if (self.run_dir / "checkpoints" / "last.ckpt").exists():
+            command = f"lit-gpt {self.command} --config {self.run_dir}/config.yaml"
+            print(f"\ninterrupted after step {self.trainer.global_step}; to continue:")
+            print(f"  {command} --run_dir {self.run_dir} --ckpt_path last")
+        else:
+            print("\ninterrupted before anything was saved")
+
+    @rank_zero_only
+    def _say_where_results_are(self) -> None:
+        if self.command in ("validate", "test"):
+            metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+            path = self.run_dir / f"{self.command}.json"
+            write_atomically(path, json.dumps(metrics, indent=2) + "\n")
+            for name, value in sorted(metrics.items()):
+                print(f"{name:>20}: {value:.4f}")
+            print(f"written to {path}")
+        if self.command == "predict":
+            print(f"written to {self.run_dir / 'predictions.jsonl'}, a row of tokens a line")
+
+
+def _quieten_libraries() -> None:
+    """Leave to the terminal what a person can use."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in ("isinstance.treespec, LeafSpec", ".*tensorboardX.*", ".*does not have many workers"):
+        warnings.filterwarnings("ignore", message=message)

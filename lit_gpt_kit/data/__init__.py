@@ -1,0 +1,1 @@
+"""Files to batches: sources -> documents -> tokens on disk -> rows -> batches."""

@@ -1,0 +1,104 @@
+"""Batches in order. Reading memory-mapped rows is quick, so no worker process is needed."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from lit_gpt_kit.data.order import row_starts, rows_per_epoch
+from lit_gpt_kit.data.packing import Batch, TokenStream, pack_rows
+
+
+class TrainLoader:
+    """Endless training batches; batch n is a pure function of the seed and n.
+
+    Lightning takes any iterable with a length for a loader. Its length, the number of batches that
+    Lightning calls an epoch, is a whole number of optimiser steps. An iterator starts where
+    training stands, which is why it has no state to save.
+
+    Args:
+        stream: the training tokens.
+        block_size: length of a row.
+        batch_size: rows in a batch of this rank.
+        seed: decides the order.
+        isolate_documents: see `pack_rows`.
+        rank, num_ranks: this rank's share of each global batch.
+        batches_per_step: micro-batches of an optimiser step.
+        first_batch: asked at the start of each iteration for the number of the next batch.
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        isolate_documents: bool = False,
+        rank: int = 0,
+        num_ranks: int = 1,
+        batches_per_step: int = 1,
+        first_batch: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.stream = stream
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.isolate_documents = isolate_documents
+        self.rank, self.num_ranks = rank, num_ranks
+        self.batches_per_step = batches_per_step
+        self.first_batch = first_batch
+
+    def __len__(self) -> int:
+        rows_per_step = self.batch_size * self.num_ranks * self.batches_per_step
+        steps = rows_per_epoch(self.stream.num_tokens, self.block_size) // rows_per_step
+        return max(1, steps) * self.batches_per_step
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.batch(number) for number in itertools.count(self.first_batch()))
+
+    def batch(self, number: int) -> Batch:
+        """This rank's rows of micro-batch `number`."""
+        first_sample = (number * self.num_ranks + self.rank) * self.batch_size
+        samples = np.arange(first_sample, first_sample + self.batch_size)
+        starts = row_starts(samples, self.stream.num_tokens, self.block_size, self.seed)
+        return pack_rows(self.stream, starts, self.block_size, self.isolate_documents)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing; that it is here tells Lightning that a run may stop in mid-epoch."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+class EvalLoader:
+    """Every token of a stream once, in order, each but the first as a target.
+
+    All ranks get the same number of batches; where rows run out, rows without targets fill up.
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        block_size: int,
+        batch_size: int,
+        isolate_documents: bool = False,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        self.stream = stream
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.isolate_documents = isolate_documents
+        self.rank, self.num_ranks = rank, num_ranks
+
+    def __len__(self) -> int:
+        num_rows = -(-(self.stream.num_tokens - 1) // self.block_size)
+        return max(0, -(-num_rows // (self.batch_size * self.num_ranks)))
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number in range(len(self)):
+            first_row = (number * self.num_ranks + self.rank) * self.batch_size
+            starts = np.arange(first_row, first_row + self.batch_size) * self.block_size
+            yield pack_rows(self.stream, starts, self.block_size, self.isolate_documents)

@@ -1,0 +1,162 @@
+"""Documents as tokens on disk, memory-mapped: made once, whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from lit_gpt_kit.data.documents import Piece
+from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.files import says_when_full
+from lit_gpt_kit.tokenization.tokenizer import Tokenizer
+
+FORMAT_VERSION = 1
+"""Part of every cache key; raise it when the files' meaning changes."""
+BATCH_CHARACTERS = 4 << 20
+"""Text encoded at once: enough for all cores, little enough to stay far from the memory's end."""
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What a store holds."""
+
+    num_tokens: int
+    num_documents: int
+    num_bytes: int
+    token_dtype: str
+
+
+class TokenStore:
+    """The tokens of a corpus, document after document, each with its end token.
+
+    Attributes:
+        tokens: (num_tokens,) ids, memory-mapped.
+        document_ends: (num_documents,) where each document ends in `tokens`, memory-mapped.
+        info: counts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.info = StoreInfo(**json.loads((folder / "info.json").read_text()))
+        self.tokens = _map(folder / "tokens.bin", self.info.token_dtype, self.info.num_tokens)
+        self.document_ends = _map(folder / "documents.bin", "int64", self.info.num_documents)
+
+
+def open_or_build(
+    folder: Path,
+    pieces: Callable[[], Iterable[Piece]],
+    tokenizer: Tokenizer,
+    on_progress: Callable[[int], None] = lambda num_bytes: None,
+) -> TokenStore:
+    """The store in `folder`, made from `pieces` if it is not there yet.
+
+    Any number of processes may call this at once: one builds while the others wait. A process
+    killed half-way leaves nothing that is taken for a store.
+
+    Args:
+        folder: where the store lies; its name should change with the sources and the tokenizer.
+        pieces: opens the stream of documents.
+        tokenizer: encodes them.
+        on_progress: called with the number of bytes of text each time some are done.
+
+    Raises:
+        InputError: there is no text, or the disk is full.
+    """
+    if not _is_whole(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # The system lets go of the lock when its holder dies.
+        with FileLock(folder.with_suffix(".lock")):
+            if not _is_whole(folder):
+                _build(folder, pieces(), tokenizer, on_progress)
+    return TokenStore(folder)
+
+
+def _build(
+    folder: Path, pieces: Iterable[Piece], tokenizer: Tokenizer, on_progress: Callable[[int], None]
+) -> None:
+    unfinished = folder.with_suffix(".unfinished")  # whoever left it there is dead: we hold the lock
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        with says_when_full(folder.parent):
+            info = _write(unfinished, pieces, tokenizer, on_progress)
+            with (unfinished / "info.json").open("w") as file:
+                json.dump(asdict(info), file)
+                _flush_to_disk(file.fileno())
+        if not info.num_tokens:
+            raise InputError("the sources hold no text")
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one, or we would not be here
+        unfinished.rename(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _write(
+    folder: Path, pieces: Iterable[Piece], tokenizer: Tokenizer, on_progress: Callable[[int], None]
+) -> StoreInfo:
+    dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+    end = [] if tokenizer.end_id is None else [tokenizer.end_id]
+    num_tokens = num_bytes = num_documents = 0
+    with (folder / "tokens.bin").open("wb") as tokens, (folder / "documents.bin").open("wb") as ends:
+        for batch in _batches(pieces):
+            encoded = tokenizer.encode_batch([piece.text for piece in batch])
+            borders = []
+            for piece, ids in zip(batch, encoded, strict=True):
+                _append(tokens, ids + end if piece.ends_document else ids, dtype)
+                num_tokens += len(ids)
+                if piece.ends_document:
+                    num_tokens += len(end)
+                    borders.append(num_tokens)
+            _append(ends, borders, "int64")
+            num_documents += len(borders)
+            batch_bytes = sum(len(piece.text.encode()) for piece in batch)
+            num_bytes += batch_bytes
+            on_progress(batch_bytes)
+        for file in (tokens, ends):
+            file.flush()
+            _flush_to_disk(file.fileno())
+    return StoreInfo(num_tokens, num_documents, num_bytes, dtype)
+
+
+def _batches(pieces: Iterable[Piece]) -> Iterable[list[Piece]]:
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _append(file: BinaryIO, numbers: list[int], dtype: str) -> None:
+    file.write(np.array(numbers, dtype=dtype).tobytes())
+
+
+def _flush_to_disk(descriptor: int) -> None:
+    # Without it a power cut after the rename could leave a folder of empty files.
+    os.fsync(descriptor)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        TokenStore(folder)
+    except (OSError, ValueError, TypeError):
+        return False
+    return True
+
+
+def _map(path: Path, dtype: str, length: int) -> NDArray[np.integer]:
+    array: NDArray[np.integer] = np.memmap(path, dtype=dtype, mode="r", shape=(length,))
+    if path.stat().st_size != array.nbytes:
+        raise ValueError(f"{path} is not as long as its store says")
+    return array

@@ -1,0 +1,1 @@
+"""A model's next tokens: sampling, the cached loop, stopping."""

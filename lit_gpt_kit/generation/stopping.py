@@ -1,0 +1,91 @@
+"""Where a continuation ends, and how much of its text is safe to show."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from tokenizers.decoders import DecodeStream
+
+from lit_gpt_kit.tokenization.tokenizer import Tokenizer
+
+FinishReason = Literal["stop", "end", "length"]
+
+
+class Continuation:
+    """One row's new tokens, and their text where a tokenizer is given.
+
+    Args:
+        end_id: the token that ends a document.
+        stop: texts that end the continuation.
+        tokenizer: turns tokens into text; needed for `stop`.
+
+    Attributes:
+        ids: the new tokens, the end token and what makes up a stop text left out.
+        finished: nothing more is wanted.
+        finish_reason: "end" (the model ended the document), "stop" (a stop text came), "length".
+    """
+
+    def __init__(
+        self, end_id: int | None, stop: Sequence[str] = (), tokenizer: Tokenizer | None = None
+    ) -> None:
+        self.ids: list[int] = []
+        self.finished = False
+        self.finish_reason: FinishReason = "length"
+        self._end_id = end_id
+        self._stop = tuple(stop)
+        self._tokenizer = tokenizer
+        self._decoder = DecodeStream(skip_special_tokens=False)
+        self._text = ""
+        self._num_taken = 0
+
+    def feed(self, token_id: int) -> None:
+        """Add a token."""
+        if token_id == self._end_id:
+            self._finish("end")
+            return
+        self.ids.append(token_id)
+        if self._tokenizer is None:
+            return
+        # Nothing comes while a character of several bytes is incomplete.
+        self._text += self._decoder.step(self._tokenizer.backend, token_id) or ""
+        places = [place for text in self._stop if (place := self._text.find(text)) >= 0]
+        if places:
+            self._text = self._text[: min(places)]
+            self._drop_tokens_past_text()
+            self._finish("stop")
+
+    def close(self) -> None:
+        """No token is to come."""
+        if not self.finished:
+            self._finish("length")
+
+    def take_text(self) -> str:
+        """The text since the last call, less what may turn out to begin a stop text."""
+        end = len(self._text) if self.finished else len(self._text) - self._num_held_back()
+        start, self._num_taken = self._num_taken, max(self._num_taken, end)
+        return self._text[start:end]
+
+    @property
+    def text(self) -> str:
+        """All of the text so far."""
+        return self._text
+
+    def _finish(self, reason: FinishReason) -> None:
+        self.finished = True
+        self.finish_reason = reason
+        if reason != "stop" and self._tokenizer is not None:
+            # Bytes of a character that never became whole show at last, as replacement signs.
+            whole = self._tokenizer.decode(self.ids)
+            if whole.startswith(self._text):
+                self._text = whole
+
+    def _num_held_back(self) -> int:
+        longest = max((len(text) for text in self._stop), default=1) - 1
+        for length in range(min(longest, len(self._text)), 0, -1):
+            if any(text.startswith(self._text[-length:]) for text in self._stop):
+                return length
+        return 0
+
+    def _drop_tokens_past_text(self) -> None:
+        assert self._tokenizer is not None
+        while self.ids and len(self._tokenizer.decode(self.ids[:-1])) >= len(self._text):
+            self.ids.pop()

@@ -1,0 +1,94 @@
+"""metrics.csv: one row per logged step, all metrics."""
+
+import csv
+from argparse import Namespace
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from lit_gpt_kit.files import write_atomically
+
+
+class MetricsCSV(Logger):
+    """Writes `RUN_DIR/metrics.csv`: the column `step` counts finished optimiser steps.
+
+    What is logged at the same step stands in one row. A run that is continued takes up the rows it
+    finds, less those of steps that it is about to repeat.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self._rows: dict[int, dict[str, str]] | None = None
+        self._columns: list[str] = ["step"]
+        self._num_columns_on_disk = 0
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
+    def version(self) -> str:
+        """The run folder's name."""
+        return self.path.parent.name
+
+    @property
+    def save_dir(self) -> str:
+        """The run folder."""
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add the metrics to the row of the step that has just been finished."""
+        number = 0 if step is None else step + 1  # Lightning counts the steps before this one
+        if self._rows is None:
+            self._rows = self._read_rows_before(number)
+        values = {name: f"{value:.7g}" for name, value in metrics.items() if name != "epoch"}
+        is_new_row = number not in self._rows
+        self._rows.setdefault(number, {"step": str(number)}).update(values)
+        added = sorted(set(values) - set(self._columns))
+        self._columns.extend(added)
+        if is_new_row and not added and self._num_columns_on_disk == len(self._columns):
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                self._writer(file).writerow(self._rows[number])
+        else:
+            self._write_all()
+
+    @rank_zero_only
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
+        """Nothing: the run folder's config.yaml holds them."""
+
+    def _read_rows_before(self, step: int) -> dict[int, dict[str, str]]:
+        """The rows of a run that is continued; a half-written last line is left out."""
+        rows: dict[int, dict[str, str]] = {}
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                self._columns = list(reader.fieldnames or ["step"])
+                for row in reader:
+                    is_whole = None not in row.values() and row["step"].isdigit()
+                    if is_whole and int(row["step"]) < step:
+                        rows[int(row["step"])] = {name: v for name, v in row.items() if v}
+        return rows
+
+    def _write_all(self) -> None:
+        assert self._rows is not None
+        text = StringIO(newline="")
+        writer = self._writer(text)
+        writer.writeheader()
+        writer.writerows(row for _, row in sorted(self._rows.items()))
+        write_atomically(self.path, text.getvalue())
+        self._num_columns_on_disk = len(self._columns)
+
+    def _writer(self, file: Any) -> "csv.DictWriter[str]":
+        return csv.DictWriter(file, self._columns, restval="", lineterminator="\n")

@@ -1,0 +1,33 @@
+"""The W&B run of a run folder: online for those who are logged in, offline for all others."""
+
+from pathlib import Path
+
+from lightning.pytorch.loggers import WandbLogger
+
+PROJECT = "lit-gpt"
+
+
+def build_wandb_logger(run_dir: Path, name: str) -> WandbLogger:
+    """A logger that never asks a question and never waits for the network.
+
+    Offline, the run lies in `RUN_DIR/wandb/`; `wandb leet RUN_DIR/wandb/latest-run` shows it and
+    `wandb sync` uploads it later. The WANDB_* variables, WANDB_MODE among them, work as always.
+
+    Args:
+        run_dir: the run folder.
+        name: what the run is called.
+    """
+    import wandb
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    settings = wandb.Settings(silent=True, console="off")
+    mode = settings.mode  # what WANDB_MODE says
+    if mode in (None, "online") and not wandb.login(prompt=False):
+        mode = "offline"
+    return WandbLogger(
+        name=name,
+        save_dir=str(run_dir),
+        project=PROJECT,
+        offline=mode == "offline",
+        settings=settings,
+    )

@@ -1,0 +1,1 @@
+"""What moves the weights: parameter groups and learning-rate schedules."""

@@ -1,0 +1,1 @@
+"""What a GPT is trained for: one LightningModule each."""

@@ -1,0 +1,140 @@
+"""LanguageModeling: next-token training, for pretraining and fine-tuning alike."""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_gpt_kit.generation.generate import generate
+from lit_gpt_kit.generation.sampling import SamplingConfig
+from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.loss import IGNORE_INDEX, next_token_loss
+from lit_gpt_kit.tasks.base import OptimizerFactory, ScheduleFactory, Task
+from lit_gpt_kit.tasks.next_token_metrics import NextTokenMetrics
+
+
+class LanguageModeling(Task):
+    """A GPT that learns to guess the next token.
+
+    Batches are dicts of `input_ids` (batch, seq), `targets` of the same shape, already shifted,
+    with IGNORE_INDEX where no loss falls, and perhaps `document_ids`.
+
+    Logs `train/loss` (of the whole global batch), `train/lr`, `train/grad_norm`, `train/tokens`,
+    and over the whole split `val/loss`, `val/perplexity`, `val/bits_per_byte`; `test/` likewise.
+
+    Hooks for subclasses:
+        build_model(config): the network.
+        compute_loss(batch): the summed loss of a batch and the number of its targets.
+        configure_optimizers(): optimiser and schedule, as in every LightningModule.
+        generate(prompt): text, for callbacks and for you.
+
+    Args:
+        gpt: the network.
+        optimizer: any torch optimiser; it gets its parameters in two groups, matrices and the
+            rest, and its weight decay falls on matrices alone.
+        lr_schedule: learning-rate schedule, stepped every optimiser step; constant by default.
+        predict_top_k: how many likeliest next tokens `predict` returns.
+    """
+
+    def __init__(
+        self,
+        gpt: GPTConfig = GPTConfig(),  # noqa: B008
+        optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=3e-4),
+        lr_schedule: ScheduleFactory | None = None,
+        predict_top_k: int = 5,
+    ) -> None:
+        super().__init__(gpt, optimizer, lr_schedule)
+        self.predict_top_k = predict_top_k
+        self.val_metrics = NextTokenMetrics()
+        self.test_metrics = NextTokenMetrics()
+
+    def forward(self, input_ids: Tensor, document_ids: Tensor | None = None) -> Tensor:
+        """Logits (batch, seq, vocab) of the token that follows each position."""
+        logits: Tensor = self.network(input_ids, document_ids)
+        return logits
+
+    def compute_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Summed nats and number of targets."""
+        hidden = self.network.hidden_states(batch["input_ids"], batch.get("document_ids"))
+        nll = next_token_loss(hidden, self.network.lm_head, batch["targets"])
+        return nll, (batch["targets"] != IGNORE_INDEX).sum()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Add the batch to the validation metrics."""
+        self._update_metrics(self.val_metrics, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the whole split."""
+        self._log_metrics("val", self.val_metrics)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Add the batch to the test metrics."""
+        self._update_metrics(self.test_metrics, batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the whole split."""
+        self._log_metrics("test", self.test_metrics)
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """What the network thought of each token of the batch.
+
+        Returns:
+            `log_probs` (batch, seq): log-probability of the token that follows, in nats, 0 where
+            there is none; `top_ids` and `top_log_probs` (batch, seq, k): the likeliest next
+            tokens, best first; and the batch's `input_ids` and `targets`.
+        """
+        scores = self(batch["input_ids"], batch.get("document_ids")).float().log_softmax(-1)
+        targets = batch["targets"]
+        is_target = targets != IGNORE_INDEX
+        chosen = scores.gather(-1, targets.where(is_target, 0).unsqueeze(-1)).squeeze(-1)
+        top = scores.topk(min(self.predict_top_k, scores.shape[-1]), dim=-1)
+        return {
+            "input_ids": batch["input_ids"],
+            "targets": targets,
+            "log_probs": chosen.where(is_target, 0.0),
+            "top_ids": top.indices,
+            "top_log_probs": top.values,
+        }
+
+    @torch.no_grad()
+    def generate(self, prompt: str, max_new_tokens: int = 50, **sampling: Any) -> str:
+        """The text that follows `prompt`.
+
+        Args:
+            prompt: what to continue.
+            max_new_tokens: longest continuation, in tokens.
+            sampling: the other fields of SamplingConfig.
+
+        Raises:
+            InputError: the prompt is longer than the block, or a sampling value is out of range.
+        """
+        assert self.tokenizer is not None, "generating text needs a tokenizer"
+        was_training = self.training
+        self.eval()
+        config = SamplingConfig(max_new_tokens=max_new_tokens, **sampling)
+        ids = self.tokenizer.encode(prompt)
+        new_ids = generate(self.network, [ids], config, self.tokenizer)[0]
+        self.train(was_training)
+        return self.tokenizer.decode(new_ids)
+
+    @cached_property
+    def _byte_lengths(self) -> Tensor:
+        assert self.tokenizer is not None
+        lengths = torch.zeros(self.network.lm_head.out_features, dtype=torch.int64)
+        lengths[: self.tokenizer.vocab_size] = torch.tensor(self.tokenizer.byte_lengths())
+        return lengths.to(self.device)
+
+    def _update_metrics(self, metrics: NextTokenMetrics, batch: dict[str, Tensor]) -> None:
+        nll, num_targets = self.compute_loss(batch)
+        num_bytes = torch.zeros_like(num_targets)
+        if self.tokenizer is not None:
+            targets = batch["targets"]
+            num_bytes = self._byte_lengths[targets[targets != IGNORE_INDEX]].sum()
+        metrics.update(nll, num_targets, num_bytes)
+
+    def _log_metrics(self, split: str, metrics: NextTokenMetrics) -> None:
+        values = {f"{split}/{name}": value for name, value in metrics.compute().items()}
+        metrics.reset()
+        self.log(f"{split}/loss", values.pop(f"{split}/loss"), prog_bar=True)
+        self.log_dict(values)

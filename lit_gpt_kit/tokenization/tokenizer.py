@@ -1,0 +1,165 @@
+"""Tokenizer: a Hugging Face `tokenizers` pipeline that knows its end token and never loses text."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders
+
+from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.files import write_atomically
+from lit_gpt_kit.tokenization.formats import load_backend
+
+END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")
+"""What the end of a document is called in the tokenizers of the field, looked up in this order."""
+
+
+class Tokenizer:
+    """Text <-> token ids; `decode(encode(text)) == text` for every tokenizer trained here.
+
+    Args:
+        backend: the pipeline of the `tokenizers` library that does the work.
+        end_token: the token that ends a document; None looks for one of `END_TOKENS`.
+        chat_template: the Jinja template that lays out a conversation, where there is one.
+
+    Raises:
+        InputError: `end_token` is not in the vocabulary.
+    """
+
+    def __init__(
+        self, backend: Backend, end_token: str | None = None, chat_template: str | None = None
+    ) -> None:
+        self.backend = backend
+        if end_token is None:
+            end_token = next((t for t in END_TOKENS if backend.token_to_id(t) is not None), None)
+        elif backend.token_to_id(end_token) is None:
+            raise InputError(f"end_token={end_token!r} is not in the tokenizer's vocabulary")
+        self.end_token = end_token
+        self.chat_template = chat_template
+
+    @classmethod
+    def from_file(cls, path: str | Path, end_token: str | None = None) -> "Tokenizer":
+        """Read a tokenizer.json, or a folder with one or with GPT-2's pair of files.
+
+        The pair is vocab.json and merges.txt, or under OpenAI's names encoder.json and vocab.bpe.
+        Each file may be gzipped.
+
+        Raises:
+            MissingFileError: there is no such file or folder.
+            InputError: the file is no tokenizer, or the folder holds none.
+        """
+        return cls(load_backend(Path(path)), end_token)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Tokenizer":
+        """The tokenizer that `state()` described."""
+        return cls(Backend.from_str(state["json"]), state["end_token"], state["chat_template"])
+
+    def state(self) -> dict[str, Any]:
+        """All there is to know, as strings, to be kept in a checkpoint."""
+        return {
+            "json": self.backend.to_str(),
+            "end_token": self.end_token,
+            "chat_template": self.chat_template,
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write a tokenizer.json that every Hugging Face library reads."""
+        write_atomically(Path(path), self.backend.to_str(pretty=True))
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Number of ids a model needs: the largest id plus one."""
+        return int(max(self.backend.get_vocab(with_added_tokens=True).values())) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that decides which ids a text becomes."""
+        return hashlib.sha256(f"{self.end_token}\0{self.backend.to_str()}".encode()).hexdigest()
+
+    @property
+    def end_id(self) -> int | None:
+        """The id of the end token, where there is one."""
+        return None if self.end_token is None else self.backend.token_to_id(self.end_token)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of one text; nothing is added before or after it.
+
+        Raises:
+            InputError: a character-level tokenizer does not know a character.
+        """
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of many texts, encoded in parallel by the library.
+
+        Raises:
+            InputError: a character-level tokenizer does not know a character.
+        """
+        if self._alphabet is not None:
+            for text in texts:
+                self._refuse_unknown_characters(text)
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the ids, special tokens spelled out."""
+        return str(self.backend.decode(list(ids), skip_special_tokens=False))
+
+    def token(self, token_id: int) -> str:
+        """The text of one id, for people to look at; bytes that are no text show as �."""
+        return self.decode([token_id])
+
+    def byte_lengths(self) -> list[int]:
+        """How many bytes of UTF-8 text each id stands for, by id; special tokens stand for none.
+
+        Summed over an encoded text they give its length in bytes, which makes bits per byte exact
+        for any part of a text.
+        """
+        special = {i for i, t in self.backend.get_added_tokens_decoder().items() if t.special}
+        byte_level = isinstance(self.backend.decoder, decoders.ByteLevel)
+        lengths = [0] * self.vocab_size
+        for token, token_id in self.backend.get_vocab(with_added_tokens=True).items():
+            if token_id in special:
+                continue
+            if byte_level and token_id not in self.backend.get_added_tokens_decoder():
+                lengths[token_id] = len(token)  # each character of such a token is one byte
+            elif _is_byte_token(token):
+                lengths[token_id] = 1
+            else:
+                lengths[token_id] = len(token.replace("▁", " ").encode())
+        return lengths
+
+    @cached_property
+    def _alphabet(self) -> frozenset[str] | None:
+        """The characters of a character-level tokenizer; None for every other kind.
+
+        Such a tokenizer has neither merges nor a pre-tokenizer, and the library drops characters
+        that it does not know without a word.
+        """
+        if self.backend.pre_tokenizer is not None or self.backend.normalizer is not None:
+            return None
+        tokens = self.backend.get_vocab(with_added_tokens=False)
+        return frozenset(tokens) if all(len(token) == 1 for token in tokens) else None
+
+    def _refuse_unknown_characters(self, text: str) -> None:
+        assert self._alphabet is not None
+        if not set(text) - self._alphabet:
+            return
+        for token in self.backend.get_added_tokens_decoder().values():
+            text = text.replace(token.content, "")
+        unknown = sorted(set(text) - self._alphabet)
+        if unknown:
+            raise InputError(
+                f"character {unknown[0]!r} (U+{ord(unknown[0]):04X}) is not among the "
+                f"{len(self._alphabet)} characters of this tokenizer; remove it, or train a "
+                "tokenizer of kind bpe or byte, which know every character"
+            )
+
+
+def _is_byte_token(token: str) -> bool:
+    """SentencePiece models spell a byte that no token holds as <0x0A>."""
+    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
