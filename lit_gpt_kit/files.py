@@ -1,12 +1,11 @@
 """Files that are whole or not there: written beside their place and renamed into it."""
 
 import errno
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from lit_gpt_kit.errors import InputError
 
@@ -19,20 +18,20 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         InputError: the disk is full; what `path` held before is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Not of `tempfile`, whose files no other user may read.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with says_when_full(path.parent), os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        with says_when_full(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def says_when_full(folder: Path) -> Iterator[None]:
-    """Turn "no space left on device" into one line that names the folder.
+    """Turn "no space left on device" into one line that names the folder, be it there or not.
 
     Raises:
         InputError: the body ran out of disk space.
@@ -42,7 +41,8 @@ def says_when_full(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        free = shutil.disk_usage(folder).free
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(there).free
         raise InputError(
             f"the disk that holds {folder} is full ({free / 2**20:,.0f} MiB free); "
             "free some space or choose another folder"

@@ -52,9 +52,10 @@ class LastCheckpoint(Checkpoint):
             self._loops_before_validation = copy.deepcopy(trainer.fit_loop.state_dict())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save."""
+        """Save, even if this step is saved: its score is new."""
         self._loops_before_validation = None
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._saved_at_step = -1
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -50,6 +50,12 @@ class Throughput(Callback):
         """Stop the clock."""
         self._stop_clock()
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+
     def _stop_clock(self) -> None:
         if self._started:
             self._seconds += time.perf_counter() - self._started

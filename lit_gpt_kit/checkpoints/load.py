@@ -44,7 +44,8 @@ def load_model(
         reason = " ".join(line.strip() for line in str(error).splitlines()[1:3])
         raise InputError(f"{path}: weights and configuration do not fit: {reason}") from None
     model.tie_weights()
-    return model.to(device).eval(), description.tokenizer
+    # The tables of positions are no weights; they must be of the weights' dtype all the same.
+    return model.to(device=device, dtype=dtype).eval(), description.tokenizer
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -5,6 +5,8 @@ tensors and primitives, so that `torch.load(weights_only=True)` reads it and not
 """
 
 import pickle
+import re
+import zipfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -51,11 +53,16 @@ def read_description(checkpoint: dict[str, Any], name: str = "the checkpoint") -
         raise InputError(f"{name} was not written by lit-gpt: it has no '{KEY}' entry")
     entry = checkpoint[KEY]
     version = entry["format_version"]
-    unknown = set(entry["gpt"]) - {field.name for field in fields(GPTConfig)}
-    if version > FORMAT_VERSION or unknown:
+    if version > FORMAT_VERSION:
         raise InputError(
             f"{name} is of format {version}, newer than format {FORMAT_VERSION} that this release "
             "reads; upgrade lit-gpt-kit"
+        )
+    unknown = sorted(set(entry["gpt"]) - {field.name for field in fields(GPTConfig)})
+    if unknown:
+        raise InputError(
+            f"{name} was written by a newer release: this one does not know {', '.join(unknown)}; "
+            "upgrade lit-gpt-kit"
         )
     state = entry["tokenizer"]
     tokenizer = None if state is None else Tokenizer.from_state(state)
@@ -71,16 +78,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise MissingFileError(f"checkpoint {path} does not exist")
+    damage = f"{path} is not a whole checkpoint, perhaps cut short; use another one"
+    with path.open("rb") as file:
+        # The directory of a zip file stands at its end: it is what a file cut short lacks.
+        if not zipfile.is_zipfile(file):
+            raise InputError(damage)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} holds more than tensors and primitives: {reason}") from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:
+            raise InputError(damage) from error
         raise InputError(
-            f"{path} is not a whole checkpoint, perhaps cut short ({reason}); use another one"
-        ) from None
+            f"{path} holds more than tensors and primitives: {found[1]}, which could run code when "
+            "it is read; it was not read"
+        ) from error
+    except Exception as error:  # a damaged pickle raises anything
+        raise InputError(damage) from error
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
     return checkpoint

@@ -14,9 +14,9 @@ NOT_ACCEPTED = re.compile(
     r"|unrecognized arguments: --(?P<argument>[\w.]+))"
 )
 NO_ATTRIBUTE = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'")
-ECHO = re.compile(r"\s*(Given value|Subtypes:|Errors:|Does not validate against any)")
+ECHO = re.compile(r"[\s-]*(Given value|Subtypes:|Errors:|Does not validate against any)")
 WRONG_TYPE = re.compile(r"\s*(- )?Expected an? (?P<type><class '(?P<name>[\w.]+)'>|.+?)(\. Got .*)?$")
-CHOICES = re.compile(r"Literal(\[.+?\])")
+CHOICES = re.compile(r"Literal\[(.+?)\]")
 
 
 def one_line(message: str, known_keys: list[str]) -> str:
@@ -34,10 +34,10 @@ def one_line(message: str, known_keys: list[str]) -> str:
         hint = did_you_mean(missing["name"], _public_names(missing["module"]))
         return f"{prefix}there is no class {missing['module']}.{missing['name']}{hint}"
     problems = [line.strip(" -") for line in message.splitlines() if _says_something(line)]
-    text = " ".join(problems) or _expected(message)
+    text = " ".join(problems)
     for pattern in (KEY, re.compile(r"Problem with given class_path '[\w.]+':")):
         text = pattern.sub("", text)
-    return prefix + _readable(text)
+    return prefix + (_readable(text) or _expected(message))
 
 
 def _unknown_key(match: re.Match[str], message: str, key: str, known_keys: list[str]) -> str:
@@ -93,7 +93,7 @@ def _says_something(line: str) -> bool:
 
 def _expected(message: str) -> str:
     """Nothing fits: the choices there are, and what was given."""
-    choices = " ".join(CHOICES.findall(message))
+    choices = ", ".join(dict.fromkeys(CHOICES.findall(message.partition("Errors:")[2])))
     given = re.findall(r"Given value: (.+)", message)
     return f"expected one of {choices or 'other types'}, got {given[-1] if given else 'nothing'}"
 

@@ -2,12 +2,16 @@
 
 import json
 import logging
+import shutil
 import warnings
 from argparse import ArgumentError
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lit_gpt_kit.checkpoints.native import KEY, read_checkpoint, read_description
@@ -107,7 +111,8 @@ class TrainingCLI(LightningCLI):
             super().instantiate_classes()
         except InputError:
             raise
-        except ValueError as error:  # the parser wraps what a constructor raises
+        except (ValueError, MisconfigurationException) as error:
+            # The parser makes one ValueError of whatever a constructor raises.
             raise InputError(one_line(str(error), [])) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -122,14 +127,18 @@ class TrainingCLI(LightningCLI):
             logger = complete_loggers(chosen.logger, self.run_dir, name)
         return super().instantiate_trainer(
             default_root_dir=chosen.default_root_dir or str(self.run_dir),
-            callbacks=complete_callbacks(given, self.command, self.run_dir, self.model, silent),
+            callbacks=[
+                LambdaCallback(on_fit_start=lambda trainer, module: self._begin_run_folder()),
+                *complete_callbacks(given, self.command, self.run_dir, self.model, silent),
+            ],
             logger=logger,
             **kwargs,
         )
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command; Lightning makes a SystemExit of an interruption."""
-        self._begin_run_folder()
+        if self.command != "fit":
+            self._begin_run_folder()
         try:
             super()._run_subcommand(subcommand)
         except SystemExit:
@@ -138,6 +147,9 @@ class TrainingCLI(LightningCLI):
             self.exit_status = INTERRUPTED
             self._say_how_to_continue()
             return
+        except (InputError, MisconfigurationException) as error:
+            self._forget_run_folder()
+            raise InputError(str(error)) from error
         self._say_where_results_are()
 
     @rank_zero_only
@@ -153,6 +165,15 @@ class TrainingCLI(LightningCLI):
             write_atomically(self.run_dir / "config.yaml", text)
         if self.command == "fit":
             point_latest_to(self.run_dir)
+
+    @rank_zero_only
+    def _forget_run_folder(self) -> None:
+        """Leave nothing of a run that never began."""
+        if not (self.run_dir / "config.yaml").exists():
+            for logger in self.trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.experiment.finish()
+            shutil.rmtree(self.run_dir, ignore_errors=True)
 
     @rank_zero_only
     def _say_how_to_continue(self) -> None:
@@ -180,5 +201,5 @@ def _quieten_libraries() -> None:
     """Leave to the terminal what a person can use."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in ("isinstance.treespec, LeafSpec", ".*tensorboardX.*", ".*does not have many workers"):
+    for message in (".*LeafSpec.*", ".*tensorboardX.*", ".*does not have many workers"):
         warnings.filterwarnings("ignore", message=message)

@@ -4,20 +4,25 @@ A document comes as one or more pieces, so that a file larger than memory is no 
 small one. A text file is one document; every row of a JSONL, CSV, TSV or Parquet file is one.
 """
 
-import codecs
 import csv
-import gzip
 import io
 import json
+import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
+from lit_gpt_kit.data.compression import is_compressed, missing_library, open_bytes
 from lit_gpt_kit.errors import InputError, did_you_mean
 
 PIECE_BYTES = 64 * 1024
 """A piece holds about this much text; a tokenizer encodes many pieces in parallel."""
+BYTE_ORDER_MARK = "\ufeff"
+"""Windows editors begin a file with it."""
+HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
+"""JSON can spell one half of a surrogate pair, which is no text in any encoding."""
 
 
 class Piece(NamedTuple):
@@ -40,7 +45,7 @@ def read_documents(path: Path, text_field: str) -> Iterator[Piece]:
     """
     try:
         yield from FORMATS[format_suffix(path)](path, text_field)
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except (EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputError(f"{path} cannot be decompressed: {error}") from None
@@ -49,7 +54,7 @@ def read_documents(path: Path, text_field: str) -> Iterator[Piece]:
 def format_suffix(path: Path) -> str | None:
     """The suffix that names the format (".jsonl" of "a.jsonl.gz"), or None if it is unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in (".gz", ".zst"):
+    if is_compressed(path):
         suffixes.pop()
     return suffixes[-1] if suffixes and suffixes[-1] in FORMATS else None
 
@@ -65,7 +70,7 @@ def cut_text(text: str) -> Iterator[Piece]:
 
 
 def _read_text(path: Path, text_field: str) -> Iterator[Piece]:
-    with _open(path) as file:
+    with open_bytes(path) as file:
         offset, held = 0, b""
         while block := file.read(PIECE_BYTES):
             held += block
@@ -92,6 +97,11 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[Piece]:
             raise _missing_field(path, number, text_field, list(row))
         if not isinstance(row[text_field], str):
             raise InputError(f"{path}, line {number}: field '{text_field}' is not text")
+        if half := HALF_CHARACTER.search(row[text_field]):
+            raise InputError(
+                f"{path}, line {number}: field '{text_field}' holds half a character "
+                f"(\\u{ord(half[0]):04x}); remove it"
+            )
         yield from cut_text(row[text_field])
 
 
@@ -116,8 +126,8 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[Piece]:
     try:
         from pyarrow import lib, parquet
     except ImportError:
-        raise _missing_library(path, "pyarrow") from None
-    source = io.BytesIO(_open(path).read()) if path.suffix != ".parquet" else path
+        raise missing_library(path, "pyarrow") from None
+    source = io.BytesIO(open_bytes(path).read()) if is_compressed(path) else path
     try:
         table = parquet.ParquetFile(source)
         columns = table.schema_arrow.names
@@ -142,37 +152,23 @@ FORMATS: dict[str | None, Callable[[Path, str], Iterator[Piece]]] = {
 """How a file of each suffix is read; each may also be .gz or .zst."""
 
 
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix == ".zst":
-        try:
-            import zstandard
-        except ImportError:
-            raise _missing_library(path, "zstandard") from None
-        stream: IO[bytes] = zstandard.open(path, "rb")
-        return stream
-    return path.open("rb")
-
-
 def _lines(path: Path) -> Iterator[str]:
     offset = 0
-    with _open(path) as file:
-        for line in io.BufferedReader(file) if path.suffix == ".zst" else file:  # type: ignore[type-var]
+    with open_bytes(path) as file:
+        for line in file:
             yield _decode(line, path, offset)
             offset += len(line)
 
 
 def _decode(block: bytes, path: Path, offset: int) -> str:
-    if offset == 0:
-        block = block.removeprefix(codecs.BOM_UTF8)  # Windows editors put it there
     try:
-        return block.decode("utf-8")
+        text = block.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path} is not UTF-8 text: byte 0x{block[error.start]:02x} at offset "
             f"{offset + error.start}; convert the file to UTF-8 (iconv does)"
         ) from None
+    return text.removeprefix(BYTE_ORDER_MARK) if offset == 0 else text
 
 
 def _last_character_border(block: bytes) -> int:
@@ -192,10 +188,4 @@ def _missing_field(path: Path, line: int, field: str, fields: list[str]) -> Inpu
     hint = near if "did you mean" in near else ""
     return InputError(
         f"{path}, line {line}: no field '{field}'; fields there: {there} (set text_field){hint}"
-    )
-
-
-def _missing_library(path: Path, library: str) -> InputError:
-    return InputError(
-        f"{path} needs the library {library}; install it with: pip install 'lit-gpt-kit[data]'"
     )

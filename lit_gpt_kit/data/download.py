@@ -1,6 +1,7 @@
 """Files from the web, kept only if they are the ones that were meant."""
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -70,10 +71,14 @@ def _fetch(url: str, target: Path) -> str:
                 digest.update(chunk)
                 file.write(chunk)
                 advance(len(chunk))
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        TimeoutError,
+        ConnectionError,
+    ) as error:
         reason = getattr(error, "reason", error)
         raise InputError(
             f"{url} cannot be downloaded ({reason}); download it elsewhere and name the file"
         ) from None
     return digest.hexdigest()
-

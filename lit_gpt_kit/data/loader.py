@@ -58,7 +58,7 @@ class TrainLoader:
         return (self.batch(number) for number in itertools.count(self.first_batch()))
 
     def batch(self, number: int) -> Batch:
-        """This rank's rows of micro-batch `number`."""
+        """The rows of micro-batch `number` that fall to this rank."""
         first_sample = (number * self.num_ranks + self.rank) * self.batch_size
         samples = np.arange(first_sample, first_sample + self.batch_size)
         starts = row_starts(samples, self.stream.num_tokens, self.block_size, self.seed)

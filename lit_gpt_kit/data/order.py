@@ -12,9 +12,7 @@ Numbers = NDArray[np.int64]
 NUM_ROUNDS = 6
 
 
-def row_starts(
-    samples: Numbers, num_tokens: int, block_size: int, seed: int
-) -> Numbers:
+def row_starts(samples: Numbers, num_tokens: int, block_size: int, seed: int) -> Numbers:
     """Where in the stream of tokens the rows of these samples begin.
 
     Sample s is the s-th row that training reads. Each epoch cuts the stream into rows of

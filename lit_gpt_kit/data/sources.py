@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_gpt_kit.data.builtin import python_fingerprint, read_python_code, read_python_docs
+from lit_gpt_kit.data.compression import is_compressed
 from lit_gpt_kit.data.documents import FORMATS, Piece, format_suffix, read_documents
 from lit_gpt_kit.data.download import download
 from lit_gpt_kit.errors import InputError, MissingFileError, did_you_mean
@@ -46,7 +47,7 @@ class FileSource:
     @property
     def num_bytes(self) -> int | None:
         """Size of the text; None where it is compressed."""
-        return None if self.path.suffix in (".gz", ".zst") else self.path.stat().st_size
+        return None if is_compressed(self.path) else self.path.stat().st_size
 
     @property
     def fingerprint(self) -> str:
@@ -63,9 +64,7 @@ class FileSource:
 Source = BuiltinSource | FileSource
 
 
-def resolve_sources(
-    sources: Sequence[str], text_field: str, download_folder: Path
-) -> list[Source]:
+def resolve_sources(sources: Sequence[str], text_field: str, download_folder: Path) -> list[Source]:
     """The files and corpora that `sources` name, in a fixed order.
 
     Args:

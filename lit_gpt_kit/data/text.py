@@ -59,7 +59,7 @@ class TextDataModule(LightningDataModule):
         test_sources: list[str] | None = None,
         predict_sources: list[str] | None = None,
         val_fraction: float = 0.1,
-        tokenizer: TokenizerConfig | str = TokenizerConfig(kind="bpe", vocab_size=4096),  # noqa: B008
+        tokenizer: TokenizerConfig | str = TokenizerConfig(),  # noqa: B008
         batch_size: int = 8,
         block_size: int | None = None,
         text_field: str = "text",
@@ -101,9 +101,8 @@ class TextDataModule(LightningDataModule):
         self.tokenizer = self.build_tokenizer()
         store = self._open_store(self.sources, self.tokenizer)
         fraction = self.val_fraction if self.val_sources is None else 0.0
-        self.train_stream, self.val_stream = split_store(store, fraction)
-        if self.val_sources is not None:
-            self.val_stream = self._whole(self.val_sources)
+        self.train_stream, split_off = split_store(store, fraction)
+        self.val_stream = self._whole(self.val_sources) or split_off
         self.test_stream = self._whole(self.test_sources) or self.val_stream
         self.predict_stream = self._whole(self.predict_sources) or self.val_stream
         self.seed = self._choose_seed()

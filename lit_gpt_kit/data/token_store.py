@@ -69,22 +69,25 @@ def open_or_build(
         InputError: there is no text, or the disk is full.
     """
     if not _is_whole(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # The system lets go of the lock when its holder dies.
-        with FileLock(folder.with_suffix(".lock")):
-            if not _is_whole(folder):
-                _build(folder, pieces(), tokenizer, on_progress)
+        with says_when_full(folder.parent):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # The system lets go of the lock when its holder dies.
+            with FileLock(folder.with_suffix(".lock")):
+                if not _is_whole(folder):
+                    _build(folder, pieces(), tokenizer, on_progress)
     return TokenStore(folder)
 
 
 def _build(
     folder: Path, pieces: Iterable[Piece], tokenizer: Tokenizer, on_progress: Callable[[int], None]
 ) -> None:
-    unfinished = folder.with_suffix(".unfinished")  # whoever left it there is dead: we hold the lock
+    unfinished = folder.with_suffix(
+        ".unfinished"
+    )  # whoever left it there is dead: we hold the lock
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
-        with says_when_full(folder.parent):
+        with says_when_full(folder.parent):  # here too, before what filled it is swept away
             info = _write(unfinished, pieces, tokenizer, on_progress)
             with (unfinished / "info.json").open("w") as file:
                 json.dump(asdict(info), file)
@@ -104,7 +107,10 @@ def _write(
     dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
     end = [] if tokenizer.end_id is None else [tokenizer.end_id]
     num_tokens = num_bytes = num_documents = 0
-    with (folder / "tokens.bin").open("wb") as tokens, (folder / "documents.bin").open("wb") as ends:
+    with (
+        (folder / "tokens.bin").open("wb") as tokens,
+        (folder / "documents.bin").open("wb") as ends,
+    ):
         for batch in _batches(pieces):
             encoded = tokenizer.encode_batch([piece.text for piece in batch])
             borders = []

@@ -57,6 +57,8 @@ def generate_steps(
     if config.stop and tokenizer is None:
         raise InputError("stop texts need a tokenizer; pass one to generate")
     texts = [_checked_prompt(model, prompt) for prompt in prompts]
+    if not texts:
+        return
     end_id = model.config.end_token_id
     rows = [Continuation(end_id, config.stop, tokenizer) for _ in texts]
     device = model.token_embedding.weight.device
@@ -122,13 +124,14 @@ def _read(model: GPT, contexts: list[list[int]], max_new_tokens: int) -> tuple[K
 
 def _draw_uniforms(texts: list[list[int]], config: SamplingConfig) -> Tensor:
     """A row of uniform numbers for each prompt, from the seed, the prompt and its repetition."""
-    seed = torch.seed() if config.seed is None else config.seed
+    # A generator of its own: torch.seed() would reseed a training run that samples.
+    seed = torch.Generator().seed() if config.seed is None else config.seed
     times: Counter[tuple[int, ...]] = Counter()
     draws = []
     for text in texts:
         repetition = times[tuple(text)]
         times[tuple(text)] += 1
-        digest = hashlib.sha256(f"{seed} {repetition}".encode()).digest()
+        digest = hashlib.sha256(f"{seed} {repetition} {text}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         draws.append(torch.rand(config.max_new_tokens, generator=generator))
     return torch.stack(draws)

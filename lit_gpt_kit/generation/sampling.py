@@ -49,6 +49,8 @@ class SamplingConfig:
         for name, holds, rule in rules:
             if not holds:
                 raise InputError(f"{name}={getattr(self, name)} {rule}")
+        if isinstance(self.stop, str):
+            raise InputError(f"stop={self.stop!r} is one text; give a list of texts")
         if "" in self.stop:
             raise InputError("a stop text is empty; every text contains the empty one")
 
@@ -125,9 +127,11 @@ def choose_tokens(
         if seen is not None and config.repetition_penalty != 1:
             logits = penalise_repetition(logits.float(), seen, config.repetition_penalty)
         return logits.argmax(dim=-1)
-    summed = next_token_distribution(logits, config, seen).cumsum(dim=-1)
-    # Scaled by the sum itself, which rounding leaves a little off 1; right=True never lands on a
-    # token of probability 0.
+    probabilities = next_token_distribution(logits, config, seen)
+    # A GPU's parallel scan may round a sum up where nothing was added; a token of probability 0
+    # then takes the sum before it, and right=True never lands on it.
+    summed = probabilities.cumsum(dim=-1).where(probabilities > 0, 0.0).cummax(dim=-1).values
+    # Scaled by the sum itself, which rounding leaves a little off 1.
     points = uniforms.to(summed)[:, None] * summed[:, -1:]
     chosen = torch.searchsorted(summed, points, right=True).squeeze(-1)
     return chosen.clamp(max=logits.shape[-1] - 1)

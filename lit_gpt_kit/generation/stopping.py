@@ -19,7 +19,7 @@ class Continuation:
         tokenizer: turns tokens into text; needed for `stop`.
 
     Attributes:
-        ids: the new tokens, the end token and what makes up a stop text left out.
+        ids: the new tokens, without the end token and every token that reaches into a stop text.
         finished: nothing more is wanted.
         finish_reason: "end" (the model ended the document), "stop" (a stop text came), "length".
     """
@@ -43,15 +43,10 @@ class Continuation:
             self._finish("end")
             return
         self.ids.append(token_id)
-        if self._tokenizer is None:
-            return
-        # Nothing comes while a character of several bytes is incomplete.
-        self._text += self._decoder.step(self._tokenizer.backend, token_id) or ""
-        places = [place for text in self._stop if (place := self._text.find(text)) >= 0]
-        if places:
-            self._text = self._text[: min(places)]
-            self._drop_tokens_past_text()
-            self._finish("stop")
+        if self._tokenizer is not None:
+            # Nothing comes while a character of several bytes is incomplete.
+            self._text += self._decoder.step(self._tokenizer.backend, token_id) or ""
+            self._cut_at_stop_text(self._tokenizer)
 
     def close(self) -> None:
         """No token is to come."""
@@ -72,11 +67,21 @@ class Continuation:
     def _finish(self, reason: FinishReason) -> None:
         self.finished = True
         self.finish_reason = reason
-        if reason != "stop" and self._tokenizer is not None:
+        if self._tokenizer is not None:
             # Bytes of a character that never became whole show at last, as replacement signs.
             whole = self._tokenizer.decode(self.ids)
             if whole.startswith(self._text):
                 self._text = whole
+                self._cut_at_stop_text(self._tokenizer)
+
+    def _cut_at_stop_text(self, tokenizer: Tokenizer) -> None:
+        places = [place for text in self._stop if (place := self._text.find(text)) >= 0]
+        if places:
+            self._text = self._text[: min(places)]
+            while not self._text.startswith(tokenizer.decode(self.ids)):
+                self.ids.pop()
+            self.finished = True
+            self.finish_reason = "stop"
 
     def _num_held_back(self) -> int:
         longest = max((len(text) for text in self._stop), default=1) - 1
@@ -84,8 +89,3 @@ class Continuation:
             if any(text.startswith(self._text[-length:]) for text in self._stop):
                 return length
         return 0
-
-    def _drop_tokens_past_text(self) -> None:
-        assert self._tokenizer is not None
-        while self.ids and len(self._tokenizer.decode(self.ids[:-1])) >= len(self._text):
-            self.ids.pop()

@@ -72,13 +72,14 @@ class MetricsCSV(Logger):
         """The rows of a run that is continued; a half-written last line is left out."""
         rows: dict[int, dict[str, str]] = {}
         if self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self._columns = list(reader.fieldnames or ["step"])
-                for row in reader:
-                    is_whole = None not in row.values() and row["step"].isdigit()
-                    if is_whole and int(row["step"]) < step:
-                        rows[int(row["step"])] = {name: v for name, v in row.items() if v}
+            text = self.path.read_text(encoding="utf-8")
+            # Without its line end even a line with all its columns may lack digits.
+            reader = csv.DictReader(StringIO(text[: text.rfind("\n") + 1]))
+            self._columns = list(reader.fieldnames or ["step"])
+            for row in reader:
+                is_whole = None not in row.values() and row["step"].isdigit()
+                if is_whole and int(row["step"]) < step:
+                    rows[int(row["step"])] = {name: v for name, v in row.items() if v}
         return rows
 
     def _write_all(self) -> None:

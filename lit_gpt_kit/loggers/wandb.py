@@ -20,14 +20,9 @@ def build_wandb_logger(run_dir: Path, name: str) -> WandbLogger:
     import wandb
 
     run_dir.mkdir(parents=True, exist_ok=True)
-    settings = wandb.Settings(silent=True, console="off")
-    mode = settings.mode  # what WANDB_MODE says
-    if mode in (None, "online") and not wandb.login(prompt=False):
+    quiet = wandb.Settings(silent=True, console="off")
+    mode = wandb.setup(quiet).settings.mode  # what WANDB_MODE says
+    if mode == "online" and not wandb.login(prompt=False):
         mode = "offline"
-    return WandbLogger(
-        name=name,
-        save_dir=str(run_dir),
-        project=PROJECT,
-        offline=mode == "offline",
-        settings=settings,
-    )
+    settings = quiet.model_copy(update={"mode": mode})
+    return WandbLogger(name=name, save_dir=str(run_dir), project=PROJECT, settings=settings)

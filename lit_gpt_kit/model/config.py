@@ -1,9 +1,9 @@
 """GPTConfig: every number and closed choice that fixes the network."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.errors import InputError, did_you_mean
 
 PositionKind = Literal["sinusoidal", "learned", "rotary", "none"]
 NormKind = Literal["layernorm", "rmsnorm"]
@@ -72,6 +72,12 @@ class GPTConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}={value} must be at least 1")
+        choices = (("position", PositionKind), ("norm", NormKind), ("mlp", MLPKind),
+                   ("init", InitKind))  # fmt: skip
+        for name, kinds in choices:
+            value = getattr(self, name)
+            if value not in get_args(kinds):
+                raise InputError(f"{name}='{value}' is no {name}{did_you_mean(value, get_args(kinds))}")
         if self.head_dim is None and self.embed_dim % self.num_heads:
             raise InputError(
                 f"embed_dim={self.embed_dim} is not divisible by num_heads={self.num_heads}; "

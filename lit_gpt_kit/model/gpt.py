@@ -107,12 +107,20 @@ class GPT(nn.Module):
 
         Args:
             input_ids: token ids.
-            document_ids: with packed rows, which document each token belongs to; no token then
-                attends to another document, and each document's positions start at 0.
+            document_ids: with packed rows, which document each token belongs to, all tokens of
+                one side by side; no token then attends to another document, and each document's
+                positions start at 0. Not together with a cache.
             cache: keys and values of earlier tokens. `input_ids` continue them, and the cache's
                 lengths grow by `seq`.
+
+        Raises:
+            InputError: the row is longer than the block.
         """
         seq = input_ids.shape[1]
+        if seq > self.config.block_size:
+            raise InputError(
+                f"a row of {seq} tokens is longer than block_size={self.config.block_size}"
+            )
         mask = None
         if cache is not None:
             positions = cache.positions(seq)

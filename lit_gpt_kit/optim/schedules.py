@@ -129,6 +129,6 @@ class WarmupStableDecay(WarmupSchedule):
 
     def decay_factor(self, step: int, total_steps: int) -> float:
         """1 until the decay begins, `min_factor` at `total_steps`."""
-        decay_start = max(self.warmup_steps, int(total_steps * (1 - self.decay_fraction)))
+        decay_start = max(self.warmup_steps, round(total_steps * (1 - self.decay_fraction)))
         done = max(0.0, self.progress(step, decay_start, total_steps))
         return 1 - (1 - self.min_factor) * done

@@ -76,4 +76,3 @@ def _read(path: Path) -> str:
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as file:
         return str(file.read())
-

@@ -129,8 +129,9 @@ class Tokenizer:
                 lengths[token_id] = len(token)  # each character of such a token is one byte
             elif _is_byte_token(token):
                 lengths[token_id] = 1
-            else:
-                lengths[token_id] = len(token.replace("▁", " ").encode())
+            else:  # SentencePiece spells a space ▁; to a character-level tokenizer it is a ▁
+                spelled = token if self._alphabet is not None else token.replace("▁", " ")
+                lengths[token_id] = len(spelled.encode())
         return lengths
 
     @cached_property

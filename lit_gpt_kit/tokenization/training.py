@@ -12,6 +12,7 @@ from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 TokenizerKind = Literal["bpe", "char", "byte"]
 NUM_BYTES = 256
+DEFAULT_VOCAB_SIZE = 4096
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class TokenizerConfig:
     """bpe: byte-level byte-pair encoding, GPT-2's; char: one token a character of the corpus;
     byte: one token a byte, nothing to train."""
     vocab_size: int | None = None
-    """Number of tokens of a bpe tokenizer, special tokens and the 256 bytes included; the other
-    kinds have as many as they have."""
+    """Number of tokens of a bpe tokenizer, special tokens and the 256 bytes included; 4096 by
+    default. The other kinds have as many as they have."""
     special_tokens: tuple[str, ...] | None = None
     """Tokens that stand for no text; the first one ends a document. By default <|endoftext|> for
     bpe and byte, none for char."""
@@ -41,14 +42,17 @@ class TokenizerConfig:
                     "whose size follows from its kind; leave it out"
                 )
             return
-        if self.vocab_size is None:
-            raise InputError("a bpe tokenizer needs vocab_size, 4096 for instance")
         smallest = NUM_BYTES + len(self.specials)
-        if self.vocab_size < smallest:
+        if self.num_tokens < smallest:
             raise InputError(
-                f"vocab_size={self.vocab_size} is too small for a bpe tokenizer; "
+                f"vocab_size={self.num_tokens} is too small for a bpe tokenizer; "
                 f"{NUM_BYTES} bytes and {len(self.specials)} special tokens need {smallest}"
             )
+
+    @property
+    def num_tokens(self) -> int:
+        """Size of a bpe vocabulary, the default filled in."""
+        return DEFAULT_VOCAB_SIZE if self.vocab_size is None else self.vocab_size
 
     @property
     def specials(self) -> list[str]:
@@ -69,7 +73,7 @@ def train_tokenizer(
         show_progress: show the library's own progress bar, which needs a terminal.
 
     Raises:
-        InputError: there is no text to train on.
+        InputError: a character-level tokenizer finds no text to take characters from.
     """
     if config.kind == "bpe":
         backend = _train_bpe(config, texts, show_progress)
@@ -82,10 +86,9 @@ def train_tokenizer(
 
 
 def _train_bpe(config: TokenizerConfig, texts: Iterable[str], show_progress: bool) -> Backend:
-    assert config.vocab_size is not None
     backend = _byte_level(models.BPE(), split_words=True)
     trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
+        vocab_size=config.num_tokens,
         special_tokens=config.specials,
         # All bytes from the start, so that no text is ever unknown.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
