@@ -8,6 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_gpt_kit.steps import step_is_done
+
 
 class LastCheckpoint(Checkpoint):
     """Writes last.ckpt after each validation, at the end of training, and when asked to.
@@ -28,7 +30,8 @@ class LastCheckpoint(Checkpoint):
 
     def save(self, trainer: Trainer) -> None:
         """Write last.ckpt, unless it holds this step already."""
-        if trainer.fast_dev_run or trainer.global_step == self._saved_at_step:
+        is_trial = getattr(trainer, "fast_dev_run", False)  # which writes nothing
+        if is_trial or trainer.global_step == self._saved_at_step:
             return
         trainer.save_checkpoint(self.path)
         self._saved_at_step = trainer.global_step
@@ -42,8 +45,8 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save where `every_n_steps` says so and the step is complete."""
-        step_is_done = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.every_n_steps and step_is_done and trainer.global_step % self.every_n_steps == 0:
+        is_due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
+        if is_due and step_is_done(trainer, batch_idx):
             self.save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

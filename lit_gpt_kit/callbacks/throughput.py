@@ -5,6 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lit_gpt_kit.steps import step_is_done, step_is_logged
+
 
 class Throughput(Callback):
     """Logs `train/tokens_per_second`, over the steps since the last logged one.
@@ -35,8 +37,7 @@ class Throughput(Callback):
     ) -> None:
         """Count the batch; log at the steps that the Trainer logs."""
         self._tokens += batch["input_ids"].numel() * trainer.world_size
-        step_is_done = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if step_is_done and trainer.global_step % trainer.log_every_n_steps == 0:
+        if step_is_done(trainer, batch_idx) and step_is_logged(trainer, trainer.global_step):
             self._stop_clock()
             pl_module.log("train/tokens_per_second", self._tokens / self._seconds)
             self._tokens, self._seconds = 0, 0.0

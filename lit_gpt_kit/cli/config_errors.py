@@ -15,7 +15,9 @@ NOT_ACCEPTED = re.compile(
 )
 NO_ATTRIBUTE = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'")
 ECHO = re.compile(r"[\s-]*(Given value|Subtypes:|Errors:|Does not validate against any)")
-WRONG_TYPE = re.compile(r"\s*(- )?Expected an? (?P<type><class '(?P<name>[\w.]+)'>|.+?)(\. Got .*)?$")
+WRONG_TYPE = re.compile(
+    r"\s*(- )?Expected an? (?P<type><class '(?P<name>[\w.]+)'>|.+?)(\. Got .*)?$"
+)
 CHOICES = re.compile(r"Literal\[(.+?)\]")
 
 
@@ -86,8 +88,8 @@ def _says_something(line: str) -> bool:
     return bool(stripped) and not (
         ECHO.match(line)
         or (WRONG_TYPE.match(line) and "Got value" not in line)
-        or stripped.startswith(("Type collections.abc.Callable", "Expected a path"))
-        and "expects" not in line
+        or (stripped.startswith(("Type collections.abc.Callable", "Expected a path"))
+        and "expects" not in line)
     )
 
 
@@ -99,9 +101,13 @@ def _expected(message: str) -> str:
 
 
 def _readable(text: str) -> str:
-    text = re.sub(r"Type collections\.abc\.Callable\[.+?\] expects a function or a callable class: ", "", text)
+    text = re.sub(
+        r"Type collections\.abc\.Callable\[.+?\] expects a function or a callable class: ", "", text
+    )
     text = re.sub(r"\. Got value: Namespace\(.*", "", text)
     text = re.sub(r"typing\.Literal\[([^\]]+)\]", r"one of \1", text)
     text = re.sub(r"Expected an? (one of .+?)\. Got value: (.+)", r"expected \1, got \2", text)
-    text = re.sub(r"Expected an? <class '([\w.]+)'>\. Got value: (.+)", r"expected \1, got \2", text)
+    text = re.sub(
+        r"Expected an? <class '([\w.]+)'>\. Got value: (.+)", r"expected \1, got \2", text
+    )
     return " ".join(text.split())

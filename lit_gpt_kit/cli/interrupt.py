@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
+from lit_gpt_kit.steps import step_is_done
 
 
 class StopOnInterrupt(Callback):
@@ -42,7 +43,7 @@ class StopOnInterrupt(Callback):
         batch_idx: int,
     ) -> None:
         """Stop, if the step is complete."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        if step_is_done(trainer, batch_idx):
             self._stop_if_asked(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:

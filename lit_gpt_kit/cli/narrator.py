@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 SAMPLE_TOKENS = 120
 
@@ -44,7 +44,7 @@ class Narrator(Callback):
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what came of it."""
-        if trainer.interrupted or trainer.fast_dev_run:
+        if trainer.interrupted or getattr(trainer, "fast_dev_run", False):
             return
         took = timedelta(seconds=round(time.monotonic() - self._started))
         print(f"\ndone: {trainer.global_step:,} steps in {took}")

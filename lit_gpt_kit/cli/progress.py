@@ -9,6 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_gpt_kit.steps import step_is_done, step_is_logged
+
 SHOWN = ("train/loss", "train/tokens_per_second")
 
 
@@ -42,8 +44,7 @@ class ProgressLines(ProgressBar):
         batch_idx: int,
     ) -> None:
         """Print the step, if it is a logged one."""
-        step_is_done = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if step_is_done and trainer.global_step % trainer.log_every_n_steps == 0:
+        if step_is_done(trainer, batch_idx) and step_is_logged(trainer, trainer.global_step):
             self._print(trainer, SHOWN, self._time_left(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -27,7 +27,11 @@ def run(command: str, arguments: list[str]) -> int:
 def _train(arguments: list[str]) -> None:
     parser = build_parser("tokenizer train", "Make a tokenizer.json from text.")
     parser.add_argument(
-        "--sources", type=str, nargs="+", required=True, help="Files, folders, globs, URLs, builtin:"
+        "--sources",
+        type=str,
+        nargs="+",
+        required=True,
+        help="Files, folders, globs, URLs, builtin:",
     )
     parser.add_argument("--vocab_size", type=int | None, default=None, help="For --kind bpe.")
     parser.add_argument("--output", type=str, required=True, help="The tokenizer.json to write.")

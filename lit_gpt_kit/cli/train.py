@@ -7,12 +7,12 @@ import warnings
 from argparse import ArgumentError
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 from lit_gpt_kit.checkpoints.native import KEY, read_checkpoint, read_description
 from lit_gpt_kit.cli.config_errors import one_line
@@ -154,8 +154,8 @@ class TrainingCLI(LightningCLI):
 
     @rank_zero_only
     def _begin_run_folder(self) -> None:
-        if self.trainer.fast_dev_run:
-            return
+        if self._get(self.config, "trainer").fast_dev_run:
+            return  # a trial writes nothing
         (self.run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         if self.command == "fit" or not (self.run_dir / "config.yaml").exists():
             config = self.config[self.command].clone()
@@ -201,5 +201,10 @@ def _quieten_libraries() -> None:
     """Leave to the terminal what a person can use."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*LeafSpec.*", ".*tensorboardX.*", ".*does not have many workers"):
+    noise = (
+        ".*LeafSpec.*",  # a deprecation inside Lightning
+        ".*callbacks used to create the checkpoint need to be provided.*",
+        ".*Couldn't infer the batch indices.*",  # our rows need none
+    )
+    for message in noise:
         warnings.filterwarnings("ignore", message=message)

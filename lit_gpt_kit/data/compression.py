@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 from lit_gpt_kit.errors import InputError
 
 COMPRESSED = frozenset({".gz", ".zst"})
-BLOCK_BYTES = 4096
+BLOCK_BYTES = 1024
 """Compressed bytes expanded at once: few, since repetitive text grows a thousandfold."""
 
 
@@ -53,7 +53,7 @@ class _ZstandardFile(io.RawIOBase):
         self._library = zstandard
         self._file = path.open("rb")
         self._frame: Any = None
-        self._content = b""
+        self._content = memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -63,7 +63,7 @@ class _ZstandardFile(io.RawIOBase):
             if self._frame is None:
                 self._frame = self._library.ZstdDecompressor().decompressobj()
             try:
-                self._content = self._frame.decompress(block)
+                self._content = memoryview(self._frame.decompress(block))
             except self._library.ZstdError as error:
                 raise OSError(str(error)) from None
         if not self._content and self._frame is not None:

@@ -86,7 +86,7 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[Piece]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.rstrip())
         except json.JSONDecodeError as error:
             raise InputError(
                 f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno})"
@@ -108,14 +108,16 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[Piece]:
 def _read_csv(path: Path, text_field: str, delimiter: str = ",") -> Iterator[Piece]:
     csv.field_size_limit(sys.maxsize)
     reader = csv.DictReader(_lines(path), delimiter=delimiter)
-    columns = list(reader.fieldnames or [])
-    if text_field not in columns:
-        raise _missing_field(path, 1, text_field, columns)
     try:
+        columns = list(reader.fieldnames or [])
+        if text_field not in columns:
+            raise _missing_field(path, 1, text_field, columns)
         for row in reader:
             yield from cut_text(row[text_field] or "")
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+        # DictReader's own line_num stays behind at the last good row.
+        line = reader.reader.line_num
+        raise InputError(f"{path}, line {line}: not valid CSV ({error})") from None
 
 
 def _read_tsv(path: Path, text_field: str) -> Iterator[Piece]:

@@ -73,7 +73,7 @@ def keep_top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "b
 
 
 def keep_top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
-    """Keep the smallest set of likeliest tokens with probability p or more (Holtzman et al. 2020)."""
+    """Keep the fewest likeliest tokens whose probabilities reach p (Holtzman et al. 2020)."""
     ordered, order = logits.sort(dim=-1, descending=True)
     probabilities = ordered.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities

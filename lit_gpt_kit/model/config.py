@@ -77,7 +77,9 @@ class GPTConfig:
         for name, kinds in choices:
             value = getattr(self, name)
             if value not in get_args(kinds):
-                raise InputError(f"{name}='{value}' is no {name}{did_you_mean(value, get_args(kinds))}")
+                raise InputError(
+                    f"{name}='{value}' is no {name}{did_you_mean(value, get_args(kinds))}"
+                )
         if self.head_dim is None and self.embed_dim % self.num_heads:
             raise InputError(
                 f"embed_dim={self.embed_dim} is not divisible by num_heads={self.num_heads}; "

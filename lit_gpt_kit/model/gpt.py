@@ -90,8 +90,9 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=std)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for block in self.blocks:
-            for projection in (block.attention.out, block.mlp.down):
+        for block in self.modules():
+            projections = (block.attention.out, block.mlp.down) if isinstance(block, Block) else ()
+            for projection in projections:
                 if self.config.init == "zero_projection":
                     nn.init.zeros_(projection.weight)
                 else:

@@ -34,8 +34,8 @@ def next_token_loss(
     if flat_targets.numel() <= tokens_at_once:
         return _summed_cross_entropy(flat, lm_head, flat_targets)
     total = torch.zeros((), device=hidden.device, dtype=torch.float32)
-    slices = zip(flat.split(tokens_at_once), flat_targets.split(tokens_at_once), strict=True)
-    for some_hidden, some_targets in slices:
+    parts = torch.split(flat, tokens_at_once), torch.split(flat_targets, tokens_at_once)
+    for some_hidden, some_targets in zip(*parts, strict=True):
         loss = checkpoint(
             _summed_cross_entropy, some_hidden, lm_head, some_targets, use_reentrant=False
         )

@@ -16,6 +16,7 @@ from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.optim.groups import decay_groups
+from lit_gpt_kit.steps import step_is_logged
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
@@ -168,7 +169,7 @@ class Task(LightningModule):
         Lightning's own clipping refuses a fused optimiser under every mixed precision; bf16 needs
         no unscaling, so there is nothing to refuse.
         """
-        is_logged = (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+        is_logged = step_is_logged(self.trainer, self.trainer.global_step + 1)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         needs_scaler = self.trainer.precision == "16-mixed"

@@ -119,13 +119,13 @@ class Tokenizer:
         Summed over an encoded text they give its length in bytes, which makes bits per byte exact
         for any part of a text.
         """
-        special = {i for i, t in self.backend.get_added_tokens_decoder().items() if t.special}
+        added = self.backend.get_added_tokens_decoder()
         byte_level = isinstance(self.backend.decoder, decoders.ByteLevel)
         lengths = [0] * self.vocab_size
         for token, token_id in self.backend.get_vocab(with_added_tokens=True).items():
-            if token_id in special:
+            if token_id in added and added[token_id].special:
                 continue
-            if byte_level and token_id not in self.backend.get_added_tokens_decoder():
+            if byte_level and token_id not in added:
                 lengths[token_id] = len(token)  # each character of such a token is one byte
             elif _is_byte_token(token):
                 lengths[token_id] = 1

@@ -30,12 +30,16 @@ def random_gpt() -> Callable[..., GPT]:
 
     def build(**changes: Any) -> GPT:
         shape = {"vocab_size": 31, "block_size": 32, "num_layers": 2, "num_heads": 4}
+        # A tied head of random weights would say the last token again and again.
+        shape |= {"embed_dim": 32, "tie_embeddings": False}
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model = GPT(GPTConfig(**(shape | {"embed_dim": 32} | changes))).eval()
-            # Fresh biases are 0 and fresh norms 1: a network that forgot them would pass.
-            for parameter in model.parameters():
-                nn.init.normal_(parameter, std=0.3)
+            model = GPT(GPTConfig(**(shape | changes))).eval()
+            # Fresh biases are 0 and fresh norms 1: a network that forgot them would pass. Gains
+            # and embeddings of about 1 make texts that say more than the same token.
+            for name, parameter in model.named_parameters():
+                is_gain, is_embedding = "norm.weight" in name, "embedding" in name
+                nn.init.normal_(parameter, mean=float(is_gain), std=1.0 if is_embedding else 0.3)
         return model
 
     return build

@@ -33,7 +33,9 @@ def feed_all(
     return row, [*pieces, row.take_text()]
 
 
-def expected_text(ids: Sequence[int], stop: Sequence[str], tokenizer: Tokenizer) -> tuple[str, bool]:
+def expected_text(
+    ids: Sequence[int], stop: Sequence[str], tokenizer: Tokenizer
+) -> tuple[str, bool]:
     """The text up to the stop text that is complete first, and whether there is one."""
     text = ""
     for end in range(1, len(ids) + 1):

@@ -87,9 +87,7 @@ def test_logged_loss_is_that_of_the_whole_step(tmp_path: Path) -> None:
     trainer.fit(task, Rows(rows, 2))
     fresh = make_task(VOCAB, sgd)
     fresh.configure_model()
-    expected = F.cross_entropy(
-        fresh(rows["input_ids"]).flatten(0, 1), rows["targets"].flatten()
-    )
+    expected = F.cross_entropy(fresh(rows["input_ids"]).flatten(0, 1), rows["targets"].flatten())
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(float(expected), rel=1e-6)
 
 
@@ -113,9 +111,7 @@ def test_clips_a_fused_optimiser_in_bf16(fused: bool, make_data: MakeData, tmp_p
 
 def test_clips_by_value(make_data: MakeData, tmp_path: Path) -> None:
     task = make_task(TINY, sgd)
-    trainer = make_trainer(
-        tmp_path, 2, gradient_clip_val=0.001, gradient_clip_algorithm="value"
-    )
+    trainer = make_trainer(tmp_path, 2, gradient_clip_val=0.001, gradient_clip_algorithm="value")
     trainer.fit(task, make_data())
     largest = max(float(p.grad.abs().max()) for p in task.parameters() if p.grad is not None)
     assert largest == pytest.approx(0.001)
@@ -237,5 +233,3 @@ def test_a_subclass_changes_the_loss(make_data: MakeData, tmp_path: Path) -> Non
     doubled.fit(task, make_data())
     ratio = doubled.callback_metrics["train/loss"] / plain.callback_metrics["train/loss"]
     assert float(ratio) == pytest.approx(2.0, rel=1e-6)
-
-
