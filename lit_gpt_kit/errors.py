@@ -19,5 +19,6 @@ class MissingFileError(InputError, FileNotFoundError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The nearest known words as `; did you mean 'a'?`, or all of them where none is near."""
     names = sorted(known)
-    near = get_close_matches(word, names, n=1, cutoff=0.6)
+    longer = [name for name in names if name.startswith(word)]
+    near = longer or get_close_matches(word, names, n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}"

@@ -16,8 +16,10 @@ def write_atomically(path: Path, text: str) -> None:
     """Write `text` beside `path` and rename it into place, so that no half file is ever read.
 
     Raises:
-        InputError: the disk is full; what `path` held before is still there.
+        InputError: the disk is full; what `path` held before is still there. Or `path` is a folder.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file")
     # Not of `tempfile`, whose files no other user may read.
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:

@@ -34,7 +34,7 @@ def load_model(
     with torch.device("meta"):
         model = GPT(description.config)
     weights = {
-        key.removeprefix(NETWORK_PREFIX): tensor.to(device=device, dtype=dtype)
+        key.removeprefix(NETWORK_PREFIX): tensor
         for key, tensor in checkpoint["state_dict"].items()
         if key.startswith(NETWORK_PREFIX)
     }
@@ -44,7 +44,6 @@ def load_model(
         reason = " ".join(line.strip() for line in str(error).splitlines()[1:3])
         raise InputError(f"{path}: weights and configuration do not fit: {reason}") from None
     model.tie_weights()
-    # The tables of positions are no weights; they must be of the weights' dtype all the same.
     return model.to(device=device, dtype=dtype).eval(), description.tokenizer
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from difflib import get_close_matches
 from importlib import import_module
 
 from lit_gpt_kit.errors import did_you_mean
@@ -14,11 +15,21 @@ NOT_ACCEPTED = re.compile(
     r"|unrecognized arguments: --(?P<argument>[\w.]+))"
 )
 NO_ATTRIBUTE = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'")
-ECHO = re.compile(r"[\s-]*(Given value|Subtypes:|Errors:|Does not validate against any)")
-WRONG_TYPE = re.compile(
-    r"\s*(- )?Expected an? (?P<type><class '(?P<name>[\w.]+)'>|.+?)(\. Got .*)?$"
+NO_MODULE = re.compile(r"No module named '([\w.]+)'")
+NOT_A_PATH = re.compile(r"Expected a dot import path string: (\w+)\s*$", re.M)
+ECHO = re.compile(
+    r"(Given value|Subtypes:|Errors:|Does not validate against any|Not a valid subclass of"
+    r"|Subclass types expect one of|a class path \(str\)|a dict with)"
 )
-CHOICES = re.compile(r"Literal\[(.+?)\]")
+WRONG_TYPE = re.compile(r"\s*(- )?Expected an? .+?(\. Got .*)?$")
+PLAIN_TYPES = frozenset({"int", "float", "bool", "str"})
+CLASS_HOMES = (
+    "lit_gpt_kit",
+    "torch.optim",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
+)
+"""Where a class that was named without its module may have been meant to be."""
 
 
 def one_line(message: str, known_keys: list[str]) -> str:
@@ -35,6 +46,9 @@ def one_line(message: str, known_keys: list[str]) -> str:
     if missing := NO_ATTRIBUTE.search(message):
         hint = did_you_mean(missing["name"], _public_names(missing["module"]))
         return f"{prefix}there is no class {missing['module']}.{missing['name']}{hint}"
+    if module := NO_MODULE.search(message):
+        remedy = "install it, or put its folder on PYTHONPATH"
+        return f"{prefix}there is no module '{module[1]}'; {remedy}"
     problems = [line.strip(" -") for line in message.splitlines() if _says_something(line)]
     text = " ".join(problems)
     for pattern in (KEY, re.compile(r"Problem with given class_path '[\w.]+':")):
@@ -47,14 +61,15 @@ def _unknown_key(match: re.Match[str], message: str, key: str, known_keys: list[
     classes = CLASS.findall(message)
     if not classes:  # a key of the command itself
         return f"unknown key '{word}'{did_you_mean(word, known_keys)}"
-    *parents, last = word.split(".")
+    words = word.split(".")
     if match["member"]:
-        parents = [*re.findall(r"Group '([\w.]+)'", message), *parents]
+        words = [*re.findall(r"Group '([\w.]+)'", message), *words]
     owner = _innermost_class(match, message, classes)
-    names = _parameters(owner, parents)
+    parents, last, names = _first_unknown(owner, words)
     place = ".".join([key, *parents]) if key else owner
     accepting = owner if not parents else f"{owner}'s {'.'.join(parents)}"
-    return f"{place}: {accepting} has no option '{last}'{did_you_mean(last, names)}"
+    hint = did_you_mean(last, names) if names else ""
+    return f"{place}: {accepting} has no option '{last}'{hint}"
 
 
 def _innermost_class(match: re.Match[str], message: str, classes: list[str]) -> str:
@@ -65,6 +80,15 @@ def _innermost_class(match: re.Match[str], message: str, classes: list[str]) -> 
         return str(after[0])
     before = CLASS.findall(message[: match.start()])
     return str((before or classes)[-1])
+
+
+def _first_unknown(owner: str, words: list[str]) -> tuple[list[str], str, list[str]]:
+    """The words before the one that is not known, that word, and those that would be."""
+    for depth, word in enumerate(words):
+        names = _parameters(owner, words[:depth])
+        if names and word not in names:
+            return words[:depth], word, names
+    return words[:-1], words[-1], []
 
 
 def _parameters(class_path: str, parents: list[str]) -> list[str]:
@@ -86,18 +110,40 @@ def _public_names(module: str) -> list[str]:
 def _says_something(line: str) -> bool:
     stripped = line.strip(" -")
     return bool(stripped) and not (
-        ECHO.match(line)
+        ECHO.match(stripped)
         or (WRONG_TYPE.match(line) and "Got value" not in line)
-        or (stripped.startswith(("Type collections.abc.Callable", "Expected a path"))
-        and "expects" not in line)
+        or (
+            stripped.startswith(("Type collections.abc.Callable", "Expected a path"))
+            and "expects" not in line
+        )
     )
 
 
 def _expected(message: str) -> str:
-    """Nothing fits: the choices there are, and what was given."""
-    choices = ", ".join(dict.fromkeys(CHOICES.findall(message.partition("Errors:")[2])))
-    given = re.findall(r"Given value: (.+)", message)
-    return f"expected one of {choices or 'other types'}, got {given[-1] if given else 'nothing'}"
+    """Nothing fits: what would, by the innermost choice of types, and what was given."""
+    before, _, after = message.partition("Given value: ")
+    subtypes = before.rpartition("Subtypes: [")[2].partition("]\n")[0]
+    kinds = re.findall(r"<class '(?:\w+\.)*(\w+)'>", subtypes)
+    name = NOT_A_PATH.search(message)
+    if name and not PLAIN_TYPES & set(kinds):
+        return _class_without_module(name[1])
+    choices = re.findall(r"Literal\[(.+?)\]", subtypes)
+    fitting = " or ".join(kind for kind in kinds if kind != "NoneType")
+    expected = f"one of {', '.join(choices)}" if choices else fitting or "something else"
+    given = after.partition("\n")[0].partition(". Got value: Namespace(")[0]
+    return f"expected {expected}, got {given or 'nothing'}"
+
+
+def _class_without_module(name: str) -> str:
+    homes = {
+        public: f"{home}.{public}"
+        for home in reversed(CLASS_HOMES)
+        for public in _public_names(home)
+        if public[0].isupper()
+    }
+    near = get_close_matches(name, homes, n=1, cutoff=0.6)
+    hint = f"did you mean '{homes[near[0]]}'?" if near else "name a class with its module"
+    return f"'{name}' names no class; {hint}"
 
 
 def _readable(text: str) -> str:

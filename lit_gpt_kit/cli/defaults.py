@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
@@ -14,7 +14,7 @@ from lit_gpt_kit.callbacks.prediction_writer import PredictionWriter
 from lit_gpt_kit.callbacks.throughput import Throughput
 from lit_gpt_kit.cli.interrupt import StopOnInterrupt
 from lit_gpt_kit.cli.narrator import Narrator
-from lit_gpt_kit.cli.progress import ProgressLines
+from lit_gpt_kit.cli.progress import ProgressLines, StepBar
 from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
 from lit_gpt_kit.loggers.wandb import build_wandb_logger
 
@@ -31,16 +31,17 @@ def complete_callbacks(
         module: tells by `monitor` and `monitor_mode` which metric makes a checkpoint the best.
         silent: show no progress.
     """
-    wanted: list[Callback] = []
+    # Throughput comes before the progress that shows its number.
+    wanted: list[Callback] = [Throughput()] if command == "fit" else []
     if not silent:
-        wanted.append(RichProgressBar() if sys.stdout.isatty() else ProgressLines())
+        wanted.append(StepBar() if sys.stdout.isatty() else ProgressLines())
     if command == "predict":
         wanted.append(PredictionWriter(run_dir / "predictions.jsonl"))
     if command == "fit":
         last = next((c for c in given if isinstance(c, LastCheckpoint)), None)
         last = last or LastCheckpoint(run_dir / "checkpoints")
         # The best checkpoint comes before the last one, which holds its score.
-        wanted += [Throughput(), *_best_checkpoint(run_dir, module), last]
+        wanted += [*_best_checkpoint(run_dir, module), last]
         wanted += [StopOnInterrupt(last), Narrator(run_dir)]
     return [*given, *(callback for callback in wanted if not _stands_in(given, callback))]
 

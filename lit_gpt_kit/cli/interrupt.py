@@ -31,8 +31,13 @@ class StopOnInterrupt(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen no more."""
-        if self._outer_handler is not None:
-            signal.signal(signal.SIGINT, self._outer_handler)
+        self._listen_no_more()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Listen no more."""
+        self._listen_no_more()
 
     def on_train_batch_end(
         self,
@@ -55,6 +60,10 @@ class StopOnInterrupt(Callback):
             raise KeyboardInterrupt
         self._was_asked = True
         print("\nstopping after this step (Ctrl-C again: at once)", file=sys.stderr, flush=True)
+
+    def _listen_no_more(self) -> None:
+        if self._outer_handler is not None:
+            signal.signal(signal.SIGINT, self._outer_handler)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         # Every rank gets the terminal's Ctrl-C, but perhaps in different steps; all must agree.

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         sys.exit(_run(arguments))
-    except InputError as error:
+    except (InputError, PermissionError, NotADirectoryError) as error:
         if wants_traceback:
             raise
         print(f"lit-gpt: {' '.join(str(error).split())}", file=sys.stderr)

@@ -10,8 +10,13 @@ from lit_gpt_kit.errors import InputError
 
 
 def build_parser(command: str, description: str) -> ArgumentParser:
-    """A parser that raises instead of exiting."""
-    return ArgumentParser(prog=f"lit-gpt {command}", description=description, exit_on_error=False)
+    """A parser that raises instead of exiting, and takes no half words for options."""
+    return ArgumentParser(
+        prog=f"lit-gpt {command}",
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
 
 
 def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:

@@ -1,4 +1,4 @@
-"""Progress for output that is no terminal: plain lines, at the steps that are logged."""
+"""Progress: a bar in a terminal, elsewhere plain lines at the steps that are logged."""
 
 import sys
 import time
@@ -6,12 +6,27 @@ from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_gpt_kit.steps import step_is_done, step_is_logged
 
 SHOWN = ("train/loss", "train/tokens_per_second")
+
+
+class StepBar(RichProgressBar):
+    """Lightning's bar, which counts steps here, not epochs, and shows no version number."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands behind the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"
 
 
 class ProgressLines(ProgressBar):

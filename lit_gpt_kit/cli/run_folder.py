@@ -29,9 +29,11 @@ def choose_run(
 
     Raises:
         MissingFileError: there is no such run or checkpoint.
-        InputError: the folder holds a run already, which a new one would write over.
+        InputError: the folder holds a run already, which a new one would write over, or is a file.
     """
     chosen = None if run_dir is None else Path(run_dir)
+    if chosen is not None and chosen.exists() and not chosen.is_dir():
+        raise InputError(f"--run_dir {chosen} is a file; name a folder")
     if ckpt_path is None and command == "fit":
         if chosen is not None and _holds_run(chosen):
             raise InputError(
@@ -40,6 +42,8 @@ def choose_run(
             )
         return chosen or _new_run_dir(name), None
     if ckpt_path is None or ckpt_path == "last":
+        if chosen and ckpt_path == "last" and not _holds_run(chosen):
+            raise MissingFileError(f"--run_dir {chosen} holds no run to continue")
         started_from = chosen if chosen and _holds_run(chosen) else _latest_run_dir(name)
         last = started_from / "checkpoints" / "last.ckpt"
         checkpoint = find_checkpoint(last if ckpt_path == "last" else started_from)

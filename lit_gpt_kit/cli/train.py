@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_gpt_kit.checkpoints.native import KEY, read_checkpoint, read_description
 from lit_gpt_kit.cli.config_errors import one_line
+from lit_gpt_kit.cli.config_files import check_config_files
 from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers
 from lit_gpt_kit.cli.run_folder import choose_run, point_latest_to, run_name
 from lit_gpt_kit.errors import InputError
@@ -30,6 +31,13 @@ def run(command: str, arguments: list[str]) -> int:
     """Run one of the four Trainer commands; returns the exit status."""
     _quieten_libraries()
     return TrainingCLI(command, arguments).exit_status
+
+
+class ExactParser(LightningArgumentParser):
+    """Lightning's parser, which would take --trainer.max_step for --trainer.max_steps."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
 
 class TrainingCLI(LightningCLI):
@@ -53,7 +61,8 @@ class TrainingCLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults={"enable_model_summary": False, "log_every_n_steps": 10},
-            parser_kwargs={**parser_kwargs, command: dict(parser_kwargs)},
+            parser_kwargs={**parser_kwargs, "prog": "lit-gpt", command: dict(parser_kwargs)},
+            parser_class=ExactParser,
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=[command, *arguments],
@@ -82,11 +91,14 @@ class TrainingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, or say in one line what is wrong."""
+        check_config_files(args)
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
             known = [action.dest for action in self._parser(self.command)._actions]
             raise InputError(one_line(str(error), known)) from error
+        if self.config[self.command].trainer is None:
+            raise InputError("trainer holds nothing; give it arguments, or leave it out")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: a flag that a person typed wins over what a checkpoint remembers."""
@@ -98,6 +110,7 @@ class TrainingCLI(LightningCLI):
         self.run_dir, checkpoint = choose_run(
             self.command, self.run_name, settings.run_dir, settings.ckpt_path
         )
+        self._run_dir_is_new = not self.run_dir.exists()
         settings.ckpt_path = None if checkpoint is None else str(checkpoint)
         settings.weights_only = True
         if checkpoint is not None:
@@ -111,8 +124,9 @@ class TrainingCLI(LightningCLI):
             super().instantiate_classes()
         except InputError:
             raise
-        except (ValueError, MisconfigurationException) as error:
+        except (ValueError, ModuleNotFoundError, MisconfigurationException) as error:
             # The parser makes one ValueError of whatever a constructor raises.
+            self._forget_run_folder()
             raise InputError(one_line(str(error), [])) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -168,12 +182,13 @@ class TrainingCLI(LightningCLI):
 
     @rank_zero_only
     def _forget_run_folder(self) -> None:
-        """Leave nothing of a run that never began."""
-        if not (self.run_dir / "config.yaml").exists():
-            for logger in self.trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.experiment.finish()
-            shutil.rmtree(self.run_dir, ignore_errors=True)
+        """Leave nothing of a run that never began, but all of a folder that was there before."""
+        if not self._run_dir_is_new or (self.run_dir / "config.yaml").exists():
+            return
+        for logger in self.trainer.loggers if hasattr(self, "trainer") else ():
+            if isinstance(logger, WandbLogger) and logger._experiment is not None:
+                logger.experiment.finish()
+        shutil.rmtree(self.run_dir, ignore_errors=True)
 
     @rank_zero_only
     def _say_how_to_continue(self) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 PROJECT = "lit-gpt"
 
@@ -19,10 +20,16 @@ def build_wandb_logger(run_dir: Path, name: str) -> WandbLogger:
     """
     import wandb
 
-    run_dir.mkdir(parents=True, exist_ok=True)
+    _make(run_dir)
     quiet = wandb.Settings(silent=True, console="off")
     mode = wandb.setup(quiet).settings.mode  # what WANDB_MODE says
     if mode == "online" and not wandb.login(prompt=False):
         mode = "offline"
     settings = quiet.model_copy(update={"mode": mode})
     return WandbLogger(name=name, save_dir=str(run_dir), project=PROJECT, settings=settings)
+
+
+@rank_zero_only
+def _make(folder: Path) -> None:
+    # W&B writes elsewhere where its folder is missing.
+    folder.mkdir(parents=True, exist_ok=True)

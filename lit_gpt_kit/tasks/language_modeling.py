@@ -136,5 +136,6 @@ class LanguageModeling(Task):
     def _log_metrics(self, split: str, metrics: NextTokenMetrics) -> None:
         values = {f"{split}/{name}": value for name, value in metrics.compute().items()}
         metrics.reset()
-        self.log(f"{split}/loss", values.pop(f"{split}/loss"), prog_bar=True)
-        self.log_dict(values)
+        # Alike on all ranks already; without sync_dist Lightning doubts it, a line a metric.
+        self.log(f"{split}/loss", values.pop(f"{split}/loss"), prog_bar=True, sync_dist=True)
+        self.log_dict(values, sync_dist=True)

@@ -170,6 +170,14 @@ def test_code_in_a_file_does_not_run(
     assert proof.read_text() == "it ran"
 
 
+def test_a_task_is_loaded_without_running_code(run: Any, tmp_path: Path) -> None:
+    path, proof = tmp_path / "hostile.ckpt", tmp_path / "proof"
+    torch.save({**torch.load(run.checkpoint, weights_only=True), "x": WritesFile(proof)}, path)
+    with pytest.raises(pickle.UnpicklingError, match="GLOBAL"):
+        LanguageModeling.load_from_checkpoint(path)
+    assert not proof.exists()
+
+
 def test_text_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "poem.txt"
     path.write_text("the quick brown fox\n")

@@ -68,7 +68,6 @@ def test_real_code_is_a_corpus() -> None:
 def test_real_docs_are_a_corpus_and_nothing_is_imported() -> None:
     documents = read(read_python_docs)
     assert sum(map(len, documents)) > 1_000_000
-    assert any("Simple, fast, extensible JSON encoder and decoder" not in t for t in documents)
     assert any("JSON (JavaScript Object Notation)" in text for text in documents)
     assert any(text.startswith('The "if" statement') for text in documents)
     assert "antigravity" not in sys.modules  # it would open a browser

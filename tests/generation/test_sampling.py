@@ -165,6 +165,15 @@ def test_tokens_without_probability_are_never_chosen(
     assert not dropped[chosen.item()]
 
 
+def test_a_sum_rounded_below_one_is_not_overrun() -> None:
+    logits = random_logits(0, rows=100, vocab=5000)
+    logits[:, -1] = -torch.inf
+    sums = next_token_distribution(logits, SamplingConfig()).cumsum(dim=-1)[:, -1]
+    largest = torch.full((100,), 1 - 2**-24)
+    assert (sums <= largest).any()
+    assert (choose_tokens(logits, SamplingConfig(), largest) < 4999).all()
+
+
 def test_temperature_zero_takes_the_likeliest() -> None:
     logits, uniforms = random_logits(0), torch.rand(8)
     config = SamplingConfig(temperature=0.0, top_k=5, top_p=0.5)

@@ -157,6 +157,13 @@ def test_total_steps_are_filled_in_once() -> None:
     assert rates_of(schedule, 11) == pytest.approx([1 - step / 10 for step in range(11)])
 
 
+def test_total_steps_known_late_take_hold_at_once() -> None:
+    schedule = WarmupLinear(make_optimizer(1.0))
+    rates_of(schedule, 4)
+    schedule.set_total_steps(10)
+    assert rates_of(schedule, 7) == pytest.approx([1 - step / 10 for step in range(4, 11)])
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [

@@ -1,0 +1,178 @@
+"""LastCheckpoint: when last.ckpt is written, and what a run that goes on from it does."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from lit_gpt_kit import TextDataModule, TokenizerConfig
+from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
+from tests.tiny import make_task, make_trainer
+
+VALIDATED = {"val_check_interval": 2, "check_val_every_n_epoch": None}
+
+
+class RecordSaves(Callback):
+    """The step at each saving, and where in the run it was."""
+
+    def __init__(self) -> None:
+        self.saves: list[tuple[int, str]] = []
+        self.place = "training"
+
+    def on_validation_start(self, *args: Any) -> None:
+        self.place = "validation"
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.place = "training"
+
+    def on_train_epoch_end(self, *args: Any) -> None:
+        self.place = "end"
+
+    def on_save_checkpoint(self, trainer: Trainer, *args: Any) -> None:
+        self.saves.append((trainer.global_step, self.place))
+
+
+class StopInValidation(Callback):
+    """Saves in the middle of the validation that follows a step, and interrupts the run."""
+
+    def __init__(self, step: int, checkpoint: LastCheckpoint) -> None:
+        self.step, self.checkpoint = step, checkpoint
+        self.loops_before: dict[str, Any] = {}
+        self.loops_within: dict[str, Any] = {}
+
+    def on_validation_start(self, trainer: Trainer, *args: Any) -> None:
+        self.loops_before = copy.deepcopy(trainer.fit_loop.state_dict())
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_step == self.step and args[3] == 1:
+            self.loops_within = copy.deepcopy(trainer.fit_loop.state_dict())
+            self.checkpoint.save(trainer)
+            raise KeyboardInterrupt
+
+
+class RecordValidations(Callback):
+    """val/loss of each validation, by step."""
+
+    def __init__(self) -> None:
+        self.losses: dict[int, float] = {}
+
+    def on_validation_end(self, trainer: Trainer, *args: Any) -> None:
+        self.losses[trainer.global_step] = float(trainer.callback_metrics["val/loss"])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> TextDataModule:
+    path = tmp_path / "poem.txt"
+    path.write_text("the quick brown fox jumps over the lazy dog and runs away from it\n" * 40)
+    return TextDataModule(
+        sources=[str(path)],
+        tokenizer=TokenizerConfig("byte"),
+        batch_size=4,
+        cache_dir=str(tmp_path / "cache"),
+    )
+
+
+def fit(
+    folder: Path, data: TextDataModule, max_steps: int, *callbacks: Callback, **options: Any
+) -> Trainer:
+    ckpt_path = options.pop("ckpt_path", None)
+    trainer = make_trainer(
+        folder, max_steps, callbacks=list(callbacks), enable_checkpointing=True, **options
+    )
+    trainer.fit(make_task(), data, ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+def saves(folder: Path, data: TextDataModule, every_n_steps: int = 0, **options: Any) -> Any:
+    """Steps and places of the savings in a run of five steps."""
+    record, checkpoint = RecordSaves(), LastCheckpoint(folder / "checkpoints", every_n_steps)
+    fit(folder, data, 5, record, checkpoint, **options)
+    return record.saves
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    path = folder / "checkpoints" / "last.ckpt"
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return content
+
+
+def test_saved_at_the_end_of_training(tmp_path: Path, data: TextDataModule) -> None:
+    assert saves(tmp_path, data, limit_val_batches=0) == [(5, "end")]
+    assert saved(tmp_path)["global_step"] == 5
+
+
+def test_saved_after_each_validation(tmp_path: Path, data: TextDataModule) -> None:
+    expected = [(2, "validation"), (4, "validation"), (5, "end")]
+    assert saves(tmp_path, data, **VALIDATED) == expected
+
+
+def test_the_end_is_not_saved_twice(tmp_path: Path, data: TextDataModule) -> None:
+    options = {**VALIDATED, "val_check_interval": 5}
+    assert saves(tmp_path, data, **options) == [(5, "validation")]
+
+
+def test_saved_every_n_steps(tmp_path: Path, data: TextDataModule) -> None:
+    expected = [(2, "training"), (4, "training"), (5, "end")]
+    assert saves(tmp_path, data, every_n_steps=2, limit_val_batches=0) == expected
+
+
+def test_steps_are_counted_not_micro_batches(tmp_path: Path, data: TextDataModule) -> None:
+    options: dict[str, Any] = {"limit_val_batches": 0, "accumulate_grad_batches": 3}
+    expected = [(2, "training"), (4, "training"), (5, "end")]
+    assert saves(tmp_path, data, every_n_steps=2, **options) == expected
+
+
+def test_a_validations_score_is_saved_though_the_step_is(
+    tmp_path: Path, data: TextDataModule
+) -> None:
+    expected = [(2, "training"), (2, "validation"), (4, "training"), (4, "validation"), (5, "end")]
+    assert saves(tmp_path, data, every_n_steps=2, **VALIDATED) == expected
+
+
+def test_sanity_check_and_evaluation_save_nothing(tmp_path: Path, data: TextDataModule) -> None:
+    options: dict[str, Any] = {"num_sanity_val_steps": 2, "val_check_interval": 5}
+    assert saves(tmp_path, data, **VALIDATED | options) == [(5, "validation")]
+    record, checkpoint = RecordSaves(), LastCheckpoint(tmp_path / "elsewhere")
+    trainer = make_trainer(tmp_path, 5, callbacks=[record, checkpoint], enable_checkpointing=True)
+    trainer.validate(make_task(), data)
+    assert record.saves == []
+    assert not checkpoint.path.exists()
+
+
+def test_a_trial_run_saves_nothing(tmp_path: Path, data: TextDataModule) -> None:
+    assert saves(tmp_path, data, every_n_steps=1, fast_dev_run=2) == []
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def run_validated(
+    folder: Path, data: TextDataModule, **options: Any
+) -> tuple[Trainer, dict[int, float]]:
+    """A run of seven steps and its validation losses."""
+    record = RecordValidations()
+    trainer = fit(folder, data, 7, LastCheckpoint(folder), record, **VALIDATED, **options)
+    return trainer, record.losses
+
+
+def test_saved_in_mid_validation_it_restores_to_before_it(
+    tmp_path: Path, data: TextDataModule
+) -> None:
+    through, validations = run_validated(tmp_path / "through", data)
+    checkpoint = LastCheckpoint(tmp_path / "stopped")
+    stop = StopInValidation(4, checkpoint)
+    with pytest.raises(SystemExit):
+        fit(tmp_path / "stopped", data, 7, checkpoint, stop, **VALIDATED)
+    loops = torch.load(checkpoint.path, weights_only=True)["loops"]["fit_loop"]
+    assert loops == stop.loops_before
+    assert loops != stop.loops_within
+
+    torch.manual_seed(12345)  # whatever the new process's random numbers are
+    continued, later = run_validated(tmp_path / "continued", data, ckpt_path=checkpoint.path)
+    assert continued.global_step == 7
+    assert set(later) >= {6}
+    assert later.items() <= validations.items()
+    expected = through.lightning_module.state_dict()
+    for name, value in continued.lightning_module.state_dict().items():
+        assert torch.equal(value, expected[name]), name
