@@ -28,6 +28,10 @@ class LastCheckpoint(Checkpoint):
         self._saved_at_step = -1
         self._loops_before_validation: dict[str, Any] | None = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Agree on the folder: ranks that named it after the time may have named two."""
+        self.path = trainer.strategy.broadcast(self.path)
+
     def save(self, trainer: Trainer) -> None:
         """Write last.ckpt, unless it holds this step already."""
         is_trial = getattr(trainer, "fast_dev_run", False)  # which writes nothing

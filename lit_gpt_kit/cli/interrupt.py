@@ -31,13 +31,8 @@ class StopOnInterrupt(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen no more."""
-        self._listen_no_more()
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Listen no more."""
-        self._listen_no_more()
+        if self._outer_handler is not None:
+            signal.signal(signal.SIGINT, self._outer_handler)
 
     def on_train_batch_end(
         self,
@@ -61,10 +56,6 @@ class StopOnInterrupt(Callback):
         self._was_asked = True
         print("\nstopping after this step (Ctrl-C again: at once)", file=sys.stderr, flush=True)
 
-    def _listen_no_more(self) -> None:
-        if self._outer_handler is not None:
-            signal.signal(signal.SIGINT, self._outer_handler)
-
     def _stop_if_asked(self, trainer: Trainer) -> None:
         # Every rank gets the terminal's Ctrl-C, but perhaps in different steps; all must agree.
         was_asked = self._was_asked
@@ -73,4 +64,7 @@ class StopOnInterrupt(Callback):
         if was_asked:
             if not trainer.sanity_checking:
                 self._last_checkpoint.save(trainer)
+            if trainer.training:
+                # Lightning logs a step after this hook, which it will not come to.
+                trainer._logger_connector.update_train_step_metrics()
             raise KeyboardInterrupt

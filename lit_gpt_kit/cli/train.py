@@ -220,6 +220,7 @@ def _quieten_libraries() -> None:
         ".*LeafSpec.*",  # a deprecation inside Lightning
         ".*callbacks used to create the checkpoint need to be provided.*",
         ".*Couldn't infer the batch indices.*",  # our rows need none
+        ".*Checkpoint directory .* exists and is not empty.*",  # as it is when a run goes on
     )
     for message in noise:
         warnings.filterwarnings("ignore", message=message)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -194,7 +195,11 @@ class Task(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, decay on matrices alone, and the schedule, stepped every step."""
         optimizer = self.optimizer(decay_groups(self.named_parameters()))
-        optimizer.register_load_state_dict_pre_hook(_keep_configured_values)
+        # A schedule finds the rate of the step itself; without one it is the configured rate.
+        not_ours = ("params",) if self.lr_schedule is None else ("params", "lr", "initial_lr")
+        optimizer.register_load_state_dict_pre_hook(
+            partial(_keep_configured_values, not_ours=not_ours)
+        )
         if self.lr_schedule is None:
             return optimizer
         schedule = self.lr_schedule(optimizer)
@@ -274,13 +279,12 @@ def fit_to_tokenizer(config: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
     return replace(config, vocab_size=vocab_size, end_token_id=end)
 
 
-def _keep_configured_values(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Let betas, decay and the like of the configuration win over those of a checkpoint.
-
-    The learning rate is the schedule's business, which does the same.
-    """
+def _keep_configured_values(
+    optimizer: Optimizer, state: dict[str, Any], not_ours: tuple[str, ...]
+) -> dict[str, Any]:
+    """Let betas, decay and the like of the configuration win over those of a checkpoint."""
     groups = [
-        {**saved, **{k: v for k, v in now.items() if k not in ("params", "lr", "initial_lr")}}
+        {**saved, **{k: v for k, v in now.items() if k not in not_ours}}
         for saved, now in zip(state["param_groups"], optimizer.param_groups, strict=True)
     ]
     return {**state, "param_groups": groups}

@@ -63,6 +63,14 @@ def test_folder_is_searched_to_its_depth_in_order(folder: Path) -> None:
     assert names([str(folder)], folder) == expected
 
 
+@pytest.mark.parametrize("pattern", ["", "*.txt"])
+def test_order_is_not_that_of_the_disk(tmp_path: Path, pattern: str) -> None:
+    ordered = [f"{number:03d}.txt" for number in range(100)]
+    for name in ordered[::2] + ordered[::-2]:
+        (tmp_path / name).write_text("x")
+    assert names([str(tmp_path / pattern)], tmp_path) == ordered
+
+
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [

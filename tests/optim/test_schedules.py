@@ -265,3 +265,9 @@ def test_what_is_configured_wins_over_the_checkpoint(tmp_path: Path) -> None:
     assert trainer.optimizers[0].param_groups[1]["weight_decay"] == 0.0
     steps = {int(state["step"]) for state in trainer.optimizers[0].state.values()}
     assert steps == {12}  # the moments went on
+
+
+def test_without_a_schedule_the_configured_rate_wins(tmp_path: Path) -> None:
+    before, _ = fit(tmp_path, 3, None, lr=0.01)
+    after, _ = fit(tmp_path, 6, None, ckpt_path=tmp_path / "end.ckpt", lr=0.03)
+    assert (before.rates, after.rates) == ([0.01] * 3, [0.03] * 3)

@@ -1,0 +1,125 @@
+"""Ctrl-C: a real signal to a real process; what it saves continues as if nothing had happened."""
+
+import shlex
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.command import run, start, write_project
+from tests.run_dir import only_run, without_speed
+
+STEPS = 8
+FIT = ("fit", "--config", "tiny.yaml", "--run_dir=stopped")
+GATE = '''\
+"""A callback that holds training after a step until a file is there."""
+
+import time
+from pathlib import Path
+
+from lightning.pytorch import Callback
+
+
+class Gate(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *args, **kwargs) -> None:
+        if trainer.global_step == self.step:
+            print("at the gate", flush=True)
+            while not Path("open").exists():
+                time.sleep(0.01)
+'''
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A run of eight steps that waits after the fifth, where nothing is saved yet but step 4."""
+    project = write_project(tmp_path)
+    (project / "gate.py").write_text(GATE)
+    config = yaml.safe_load((project / "tiny.yaml").read_text())
+    gate = {"class_path": "gate.Gate", "init_args": {"step": 5}}
+    config["trainer"] |= {"max_steps": STEPS, "val_check_interval": 4}
+    config["model"]["init_args"]["gpt"]["dropout"] = 0.1
+    (project / "plain.yaml").write_text(yaml.safe_dump(config))
+    config["trainer"]["callbacks"] = [gate]
+    (project / "tiny.yaml").write_text(yaml.safe_dump(config))
+    return project
+
+
+def read_until(process: "subprocess.Popen[str]", stream: Any, text: str) -> None:
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
+    for line in stream:
+        if text in line:
+            break
+    else:
+        pytest.fail(f"the process ended before it said {text!r}")
+    watchdog.cancel()
+
+
+def interrupt_at_the_gate(project: Path) -> "subprocess.Popen[str]":
+    process = start(project, *FIT, env={"PYTHONPATH": str(project)})
+    read_until(process, process.stdout, "at the gate")
+    process.send_signal(signal.SIGINT)
+    read_until(process, process.stderr, "stopping after this step (Ctrl-C again: at once)")
+    return process
+
+
+def state(checkpoint: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(checkpoint, weights_only=True)
+    values = dict(content["state_dict"])
+    for index, moments in content["optimizer_states"][0]["state"].items():
+        values |= {f"{name} {index}": value for name, value in moments.items()}
+    return values
+
+
+def test_interrupted_run_continues_as_if_it_had_never_stopped(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = interrupt_at_the_gate(project)
+    (project / "open").touch()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    last = project / "stopped" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 5
+    assert "interrupted after step 5; to continue:" in out
+
+    monkeypatch.syspath_prepend(str(project))
+    program, *arguments = shlex.split(out.strip().splitlines()[-1])
+    assert program == "lit-gpt"
+    continued = run(project, *arguments)
+    assert continued.status == 0, continued.err
+    assert "going on after step 5" in continued.out
+    assert run(project, "fit", "--config", "plain.yaml").status == 0
+    never_stopped = only_run(project, "plain")
+    assert without_speed(project / "stopped") == without_speed(never_stopped)
+    expected = state(never_stopped / "checkpoints" / "last.ckpt")
+    actual = state(last)
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(actual[name], value), name
+
+
+def test_second_ctrl_c_stops_at_once(project: Path) -> None:
+    process = interrupt_at_the_gate(project)
+    process.send_signal(signal.SIGINT)  # the gate stays shut: no step ends
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    last = project / "stopped" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+    assert "to continue:" in out
+
+
+def test_handler_of_the_caller_comes_back(tmp_path: Path) -> None:
+    project = write_project(tmp_path)
+    before = signal.getsignal(signal.SIGINT)
+    run(project, "fit", "--config", "tiny.yaml", "--trainer.logger=false")
+    assert signal.getsignal(signal.SIGINT) is before

@@ -1,0 +1,37 @@
+"""Reading a run folder, for tests."""
+
+import csv
+from pathlib import Path
+
+METRICS = (
+    "train/loss",
+    "train/lr",
+    "train/grad_norm",
+    "train/tokens",
+    "train/tokens_per_second",
+    "val/loss",
+    "val/perplexity",
+    "val/bits_per_byte",
+)
+"""What a language-modeling run logs."""
+
+
+def only_run(project: Path, name: str = "tiny") -> Path:
+    """The one run of a project."""
+    folder = project / "runs" / name
+    (run,) = (path for path in folder.iterdir() if path.name != "latest")
+    return run
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv; an empty cell is NaN."""
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: float(value or "nan") for name, value in row.items()} for row in rows]
+
+
+def without_speed(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv as they stand there, less what depends on the clock."""
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k != "train/tokens_per_second"} for row in rows]
