@@ -31,6 +31,12 @@ def load_model(
     description = read_description(checkpoint, str(path))
     if description.tokenizer is None:
         raise InputError(f"{path} holds no tokenizer, so it cannot read or write text")
+    vocab_size, num_tokens = description.config.vocab_size, description.tokenizer.vocab_size
+    if vocab_size is not None and vocab_size < num_tokens:
+        raise InputError(
+            f"{path}: vocab_size={vocab_size} is smaller than its tokenizer's {num_tokens} tokens; "
+            "the two do not belong together"
+        )
     with torch.device("meta"):
         model = GPT(description.config)
     weights = {

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,7 @@ def run(command: str, arguments: list[str]) -> int:
     import torch
 
     from lit_gpt_kit.checkpoints.load import load_model
+    from lit_gpt_kit.generation.generate import complete
     from lit_gpt_kit.generation.sampling import SamplingConfig
 
     values = {name: getattr(options, name) for name in vars(options)}
@@ -35,12 +36,12 @@ def run(command: str, arguments: list[str]) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, tokenizer = load_model(options.model, dtype, device)
     if options.output is not None:
-        _write_json(Path(options.output), prompts, _continue(model, tokenizer, prompts, config))
+        _write_json(Path(options.output), prompts, complete(model, tokenizer, prompts, config))
         return 0
     if len(prompts) == 1:
         _stream(model, tokenizer, prompts[0], config)
         return 0
-    rows = _continue(model, tokenizer, prompts, config)
+    rows = complete(model, tokenizer, prompts, config)
     for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True), start=1):
         print(f"--- {number} of {len(prompts)} ---\n{prompt}{row.text}\n")
     return 0
@@ -103,26 +104,23 @@ def _prompts(options: Any) -> list[str]:
     if options.prompts_file is None:
         if sys.stdin.isatty():
             raise InputError("there is no prompt; give --prompt TEXT, or --prompts_file, or a pipe")
-        return [sys.stdin.read().rstrip("\n")]
+        return [_read("stdin", sys.stdin.read).rstrip("\n")]
     path = Path(options.prompts_file)
     if not path.is_file():
         raise MissingFileError(f"--prompts_file {path} does not exist")
-    prompts = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+    text = _read(f"--prompts_file {path}", lambda: path.read_text(encoding="utf-8"))
+    prompts = [line for line in text.splitlines() if line]
     if not prompts:
         raise InputError(f"--prompts_file {path} holds no prompt")
     return prompts
 
 
-def _continue(
-    model: "GPT", tokenizer: "Tokenizer", prompts: list[str], config: Any
-) -> "list[Continuation]":
-    from lit_gpt_kit.generation.generate import generate_steps
-
-    rows: list[Continuation] = []
-    ids = [tokenizer.encode(prompt) for prompt in prompts]
-    for rows in generate_steps(model, ids, config, tokenizer):  # noqa: B007
-        pass
-    return rows
+def _read(name: str, read: Callable[[], str]) -> str:
+    try:
+        return read()
+    except UnicodeDecodeError as error:
+        offset = error.start
+        raise InputError(f"{name} is not UTF-8 text at offset {offset}; convert it") from None
 
 
 def _stream(model: "GPT", tokenizer: "Tokenizer", prompt: str, config: Any) -> None:

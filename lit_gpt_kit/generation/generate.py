@@ -42,6 +42,21 @@ def generate(
     return [row.ids for row in rows]
 
 
+def complete(
+    model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], config: SamplingConfig
+) -> list[Continuation]:
+    """The continuations of texts, with their text and the reason they ended.
+
+    Raises:
+        InputError: a prompt is longer than the block.
+    """
+    rows: list[Continuation] = []
+    ids = [tokenizer.encode(prompt) for prompt in prompts]
+    for rows in generate_steps(model, ids, config, tokenizer):  # noqa: B007
+        pass
+    return rows
+
+
 @torch.inference_mode()
 def generate_steps(
     model: GPT,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_gpt_kit.generation.generate import generate
+from lit_gpt_kit.generation.generate import complete
 from lit_gpt_kit.generation.sampling import SamplingConfig
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.loss import IGNORE_INDEX, next_token_loss
@@ -113,10 +113,9 @@ class LanguageModeling(Task):
         was_training = self.training
         self.eval()
         config = SamplingConfig(max_new_tokens=max_new_tokens, **sampling)
-        ids = self.tokenizer.encode(prompt)
-        new_ids = generate(self.network, [ids], config, self.tokenizer)[0]
+        (continuation,) = complete(self.network, self.tokenizer, [prompt], config)
         self.train(was_training)
-        return self.tokenizer.decode(new_ids)
+        return continuation.text
 
     @cached_property
     def _byte_lengths(self) -> Tensor:

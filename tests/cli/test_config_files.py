@@ -26,13 +26,13 @@ def test_broken_yaml_is_named_with_its_place(arguments: list[str], config: Path)
 @pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n- b\n", "trainer\n"])
 def test_file_without_keys_is_refused(text: str, config: Path) -> None:
     config.write_text(text)
-    with pytest.raises(InputError, match="a.yaml holds no configuration"):
+    with pytest.raises(InputError, match=r"a.yaml holds no configuration"):
         check_config_files(["--config", "a.yaml"])
 
 
 def test_bytes_that_are_no_text_are_named_with_their_offset(config: Path) -> None:
     config.write_bytes(b"trainer: \xff")
-    with pytest.raises(InputError, match="a.yaml is not UTF-8 text at offset 9"):
+    with pytest.raises(InputError, match=r"a.yaml is not UTF-8 text at offset 9"):
         check_config_files(["--config", "a.yaml"])
 
 
@@ -46,5 +46,5 @@ def test_everything_else_passes(arguments: list[str], config: Path) -> None:
 def test_later_file_is_read_too(config: Path) -> None:
     config.write_text("trainer: {}\n")
     Path("b.yaml").write_text("model: [")
-    with pytest.raises(InputError, match="b.yaml"):
+    with pytest.raises(InputError, match=r"b.yaml"):
         check_config_files(["--config", "a.yaml", "--config", "b.yaml"])
