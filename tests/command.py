@@ -2,10 +2,13 @@
 
 import io
 import os
+import pty
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,9 +129,30 @@ def start(folder: Path, *arguments: str, **options: Any) -> "subprocess.Popen[st
 
 def run_process(folder: Path, *arguments: str, **options: Any) -> Result:
     """Run the installed command in a process of its own, in `folder`, with no terminal."""
-    with start(folder, *arguments, **options) as process:
-        out, err = process.communicate(timeout=120)
+    process = start(folder, *arguments, start_new_session=True, **options)
+    watchdog = threading.Timer(120, os.killpg, (process.pid, signal.SIGKILL))
+    watchdog.start()
+    out, err = process.communicate()
+    watchdog.cancel()
     return Result(process.returncode, out, err)
+
+
+def run_in_terminal(folder: Path, *arguments: str, **env: str) -> tuple[int, list[bytes]]:
+    """Run the installed command in a terminal; its exit status and what it wrote, as it came."""
+    controller, terminal = pty.openpty()
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    process = start(folder, *arguments, env={"TERM": "xterm", **env}, **streams)
+    os.close(terminal)
+    chunks: list[bytes] = []
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
+    with suppress(OSError):  # how Linux says that the other side is closed
+        while chunk := os.read(controller, 4096):
+            chunks.append(chunk)
+    os.close(controller)
+    status = process.wait()
+    watchdog.cancel()
+    return status, chunks
 
 
 def _finish_wandb() -> None:

@@ -3,9 +3,7 @@
 import json
 import os
 import pty
-import select
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 
 from lit_gpt_kit import SamplingConfig, generate, load_model
 from tests.cli.conftest import FinishedRun
-from tests.command import EXECUTABLE, environment, run, run_process
+from tests.command import run, run_in_terminal, run_process
 
 GREEDY = ("--temperature=0", "--max_new_tokens=12")
 
@@ -158,21 +156,11 @@ def test_without_a_terminal_text_is_plain(finished: FinishedRun, tmp_path: Path)
 
 
 def test_text_streams_to_a_terminal(finished: FinishedRun, tmp_path: Path) -> None:
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [str(EXECUTABLE), "generate", str(finished.run_dir), "--prompt=the", *GREEDY[:1]],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-    )
-    os.close(terminal)
-    chunks = read_terminal(controller)
-    assert process.wait(timeout=60) == 0
-    expected = continuation(finished.run_dir, "the", temperature=0.0)
+    arguments = ("generate", str(finished.run_dir), "--prompt=the", *GREEDY[:1])
+    status, chunks = run_in_terminal(tmp_path, *arguments)
     text = b"".join(chunks).decode().replace("\r\n", "\n")
-    assert text == f"the{expected}\n"
+    assert status == 0, text
+    assert text == f"the{continuation(finished.run_dir, 'the', temperature=0.0)}\n"
     assert chunks[0].startswith(b"the")
     assert len(chunks) > 10  # it came in pieces, not at the end
 
@@ -185,18 +173,3 @@ def test_terminal_is_not_waited_for(finished: FinishedRun, tmp_path: Path) -> No
     assert (
         result.complaint == "there is no prompt; give --prompt TEXT, or --prompts_file, or a pipe"
     )
-
-
-def read_terminal(controller: int) -> list[bytes]:
-    chunks, end = [], time.monotonic() + 60
-    while time.monotonic() < end:
-        if select.select([controller], [], [], 1)[0]:
-            try:
-                chunk = os.read(controller, 4096)
-            except OSError:  # how Linux says that the other side is closed
-                break
-            if not chunk:
-                break
-            chunks.append(chunk)
-    os.close(controller)
-    return chunks

@@ -148,6 +148,11 @@ def test_byte_lengths_of_a_sentencepiece_vocabulary() -> None:
     assert Tokenizer(backend).byte_lengths() == [0, 1, 4, 3]
 
 
+def test_byte_lengths_of_characters() -> None:
+    tok = train_tokenizer(TokenizerConfig("char"), ["aé▁🦊"])
+    assert tok.byte_lengths() == [1, 2, 3, 4]
+
+
 def test_char_refuses_unknown_characters_by_name() -> None:
     tok = train_tokenizer(TokenizerConfig("char"), ["abc"])
     with pytest.raises(
