@@ -1,7 +1,7 @@
 """Every command and every program shown in README and docs runs as it stands there.
 
-`fit` runs in a terminal-less shell with a wrapper that cuts it to a few steps; the lines that set up
-an environment and run the tests are .ci/run's.
+A wrapper cuts `fit` to a few steps. The lines that set up an environment and run the tests are
+.ci/run's.
 """
 
 import os

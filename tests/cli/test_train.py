@@ -84,7 +84,9 @@ def test_checkpoints_are_the_last_and_the_best(finished: FinishedRun) -> None:
 
 def test_best_is_not_simply_the_newest(project: Path) -> None:
     rising = ("--model.optimizer.lr=3", "--model.lr_schedule=null")
-    run(project, *FIT, *rising, "--trainer.logger=lightning.pytorch.loggers.CSVLogger")
+    logger = "--trainer.logger=lightning.pytorch.loggers.CSVLogger"
+    result = run(project, *FIT, *rising, logger, "--trainer.logger.save_dir=logs")
+    assert result.status == 0, result.err
     rows = read_metrics(only_run(project))
     assert rows[2]["val/loss"] < rows[5]["val/loss"]
     checkpoints = only_run(project) / "checkpoints"

@@ -4,10 +4,7 @@ import gzip
 import json
 import os
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +22,7 @@ from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.loss import IGNORE_INDEX
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 from lit_gpt_kit.tokenization.training import TokenizerConfig
+from tests.benchmarks.memory import measure_peak
 from tests.conftest import shared_data
 
 BYTES = TokenizerConfig("byte")
@@ -377,48 +375,11 @@ def test_real_documents(make_data: MakeData) -> None:
     assert len(text_of(data.val_dataloader(), data.tokenizer)) > 50_000
 
 
-TWO_GIGABYTES = 2_000_000_000
-READ_A_LARGE_FILE = """
-import json, sys
-from pathlib import Path
-from lit_gpt_kit import TextDataModule, TokenizerConfig
-
-path, cache = sys.argv[1:]
-config = TokenizerConfig("bpe", vocab_size=2048)
-data = TextDataModule([path], tokenizer=config, block_size=1024, cache_dir=cache, seed=0)
-data.prepare_data()
-data.setup("fit")
-rows = [row.tolist() for row in next(iter(data.train_dataloader()))["input_ids"]]
-status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-print(json.dumps({
-    "num_bytes": data.train_stream.store.info.num_bytes,
-    "peak_bytes": int(status["VmHWM"].split()[0]) * 1024,
-    "texts": [data.tokenizer.decode(row) for row in rows],
-}))
-"""
-
-
-@pytest.fixture
-def large_folder(tmp_path: Path) -> Iterator[Path]:
-    if shutil.disk_usage(tmp_path).free < 3 * TWO_GIGABYTES:
-        pytest.skip("not enough disk for 2 GB of text and its tokens")
-    yield tmp_path
-    shutil.rmtree(tmp_path)
-
-
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no VmHWM on this system")
-def test_two_gigabytes_take_little_memory(large_folder: Path, tiny_shakespeare: Path) -> None:
-    poem = tiny_shakespeare.read_bytes()
-    path = large_folder / "large.txt"
-    with path.open("wb") as file:
-        for _ in range(-(-TWO_GIGABYTES // len(poem))):
-            file.write(poem)
-    # VmHWM is getrusage's peak without what the parent process held when it forked.
-    command = [sys.executable, "-c", READ_A_LARGE_FILE, str(path), str(large_folder / "cache")]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    result = json.loads(output.splitlines()[-1])
-    assert result["num_bytes"] == path.stat().st_size >= TWO_GIGABYTES
-    assert result["peak_bytes"] < 1_500_000_000
-    assert all(row in (poem + poem).decode() for row in result["texts"])
+def test_a_large_file_takes_little_memory(tmp_path: Path, tiny_shakespeare: Path) -> None:
+    result = measure_peak(tiny_shakespeare, 100_000_000, tmp_path)
+    assert result["num_bytes"] >= 100_000_000
+    assert result["peak_bytes"] < 1_000_000_000
+    poem = tiny_shakespeare.read_text()
+    assert all(row in poem + poem for row in result["texts"])

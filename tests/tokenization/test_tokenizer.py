@@ -148,6 +148,14 @@ def test_byte_lengths_of_a_sentencepiece_vocabulary() -> None:
     assert Tokenizer(backend).byte_lengths() == [0, 1, 4, 3]
 
 
+def test_byte_lengths_of_added_text() -> None:
+    backend = Backend.from_str(tokenizer("byte").state()["json"])
+    backend.add_tokens(["狐 fox"])
+    tok = Tokenizer(backend)
+    assert tok.encode("a狐 fox") == [97, 257]
+    assert tok.byte_lengths()[257] == len("狐 fox".encode())
+
+
 def test_byte_lengths_of_characters() -> None:
     tok = train_tokenizer(TokenizerConfig("char"), ["aé▁🦊"])
     assert tok.byte_lengths() == [1, 2, 3, 4]
