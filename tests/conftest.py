@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 # Executes the shapes in the signatures of the numeric rooms; must run before they are imported.
 install_import_hook(
     ["lit_gpt_kit.model", "lit_gpt_kit.generation", "lit_gpt_kit.optim"], "beartype.beartype"
 )
+
+# Tiny matrices are slower on two threads, and far slower where others use the cores too.
+torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
