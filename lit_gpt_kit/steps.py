@@ -11,4 +11,4 @@ def step_is_done(trainer: Trainer, batch_idx: int) -> bool:
 def step_is_logged(trainer: Trainer, step: int) -> bool:
     """Whether the Trainer logs after `step` steps."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
-    return step % every == 0
+    return every > 0 and step % every == 0

@@ -25,6 +25,8 @@ class PredictionWriter(BasePredictionWriter):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin an empty file."""
         if stage == "predict":
+            # Ranks that named the folder after the time may have named two.
+            self.path = trainer.strategy.broadcast(self.path)
             if trainer.global_rank:
                 name = f"{self.path.stem}-{trainer.global_rank}{self.path.suffix}"
                 self.path = self.path.with_name(name)

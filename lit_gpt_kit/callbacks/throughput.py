@@ -36,6 +36,8 @@ class Throughput(Callback):
         batch_idx: int,
     ) -> None:
         """Count the batch; log at the steps that the Trainer logs."""
+        if not isinstance(batch, dict) or "input_ids" not in batch:
+            return  # somebody's own kind of batch: no figure rather than a wrong one
         self._tokens += batch["input_ids"].numel() * trainer.world_size
         if step_is_done(trainer, batch_idx) and step_is_logged(trainer, trainer.global_step):
             self._stop_clock()

@@ -126,9 +126,11 @@ def _read(name: str, read: Callable[[], str]) -> str:
 def _stream(model: "GPT", tokenizer: "Tokenizer", prompt: str, config: Any) -> None:
     from lit_gpt_kit.generation.generate import generate_steps
 
-    _show(prompt)
-    for rows in generate_steps(model, [tokenizer.encode(prompt)], config, tokenizer):
-        _show(rows[0].take_text())
+    for number, rows in enumerate(
+        generate_steps(model, [tokenizer.encode(prompt)], config, tokenizer)
+    ):
+        # The prompt comes with the first token: one that is refused is not shown.
+        _show((prompt if number == 0 else "") + rows[0].take_text())
     _show("\n")
 
 

@@ -7,6 +7,7 @@ from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
 from lit_gpt_kit.steps import step_is_done
@@ -42,19 +43,30 @@ class StopOnInterrupt(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Stop, if the step is complete."""
-        if step_is_done(trainer, batch_idx):
+        """Stop, if the step is complete and no validation belongs to it."""
+        if step_is_done(trainer, batch_idx) and not _validation_follows(trainer, batch_idx):
             self._stop_if_asked(trainer)
 
-    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Stop in mid-validation."""
-        self._stop_if_asked(trainer)
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop, now that the validation is complete: a checkpoint could not go on in its middle."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._stop_if_asked(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Listen no more."""
+        self.on_fit_end(trainer, pl_module)
 
     def _ask(self, signal_number: int, frame: FrameType | None) -> None:
         if self._was_asked:
             raise KeyboardInterrupt
         self._was_asked = True
-        print("\nstopping after this step (Ctrl-C again: at once)", file=sys.stderr, flush=True)
+        print(
+            "\nstopping after this step (Ctrl-C again: at once)",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         # Every rank gets the terminal's Ctrl-C, but perhaps in different steps; all must agree.
@@ -68,3 +80,15 @@ class StopOnInterrupt(Callback):
                 # Lightning logs a step after this hook, which it will not come to.
                 trainer._logger_connector.update_train_step_metrics()
             raise KeyboardInterrupt
+
+
+def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the Trainer validates after this batch."""
+    if not trainer.enable_validation or not trainer.val_check_batch:
+        return False
+    done = batch_idx + 1
+    if trainer.check_val_every_n_epoch is None:
+        done = trainer.fit_loop.total_batch_idx + 1
+    elif (trainer.current_epoch + 1) % trainer.check_val_every_n_epoch:
+        return False
+    return bool(done % trainer.val_check_batch == 0)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from io import TextIOWrapper
 
 from lit_gpt_kit import __version__
 from lit_gpt_kit.errors import InputError, did_you_mean
@@ -23,6 +24,9 @@ DONE, FAULT, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong input, 1 a fault of ours, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show a character shows "?"
+            stream.reconfigure(errors="replace")
     wants_traceback = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:

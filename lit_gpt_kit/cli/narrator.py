@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_gpt_kit.tokenization.tokenizer import Tokenizer
+
 SAMPLE_TOKENS = 120
 
 
@@ -96,9 +98,9 @@ def _show_sample(module: LightningModule) -> str:
     """Print a text that the model writes; returns a prompt to try, quoted for a shell."""
     tokenizer = getattr(module, "tokenizer", None)
     write: Any = getattr(module, "generate", None)
-    if tokenizer is None or write is None:
+    if not isinstance(tokenizer, Tokenizer) or write is None:
         return "TEXT"
-    prompt = "" if tokenizer.end_id is not None else "\n"
+    prompt = "" if tokenizer.end_id is not None else tokenizer.token(0)
     text = write(prompt, max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=0)
     print("\nsample:\n" + "\n".join(f"  | {line}" for line in text.strip("\n").splitlines()))
     words = text.split()

@@ -6,6 +6,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from lit_gpt_kit.checkpoints.load import find_checkpoint
 from lit_gpt_kit.errors import InputError, MissingFileError
 
@@ -48,7 +50,13 @@ def choose_run(
         last = started_from / "checkpoints" / "last.ckpt"
         checkpoint = find_checkpoint(last if ckpt_path == "last" else started_from)
         return chosen or started_from, checkpoint
-    return chosen or _new_run_dir(name), find_checkpoint(Path(ckpt_path))
+    checkpoint = find_checkpoint(Path(ckpt_path))
+    if command == "fit" and chosen is not None and _holds_run(chosen):
+        raise InputError(
+            f"{chosen} holds a run already; choose another --run_dir for one that starts from "
+            f"{checkpoint}, or continue it with --ckpt_path last"
+        )
+    return chosen or _new_run_dir(name), checkpoint
 
 
 def run_name(config_files: Sequence[str]) -> str:
@@ -80,10 +88,21 @@ def _holds_run(run_dir: Path) -> bool:
 def _new_run_dir(name: str) -> Path:
     time = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     path, again = ROOT / name / time, 1
-    while path.exists():
+    while not _claim(path):
         again += 1
         path = ROOT / name / f"{time}-{again}"
     return path
+
+
+def _claim(path: Path) -> bool:
+    """Make the folder, unless somebody else has; only the first rank's counts."""
+    if getattr(rank_zero_only, "rank", 0):
+        return True
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _latest_run_dir(name: str) -> Path:

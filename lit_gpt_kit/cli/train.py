@@ -2,9 +2,11 @@
 
 import json
 import logging
+import shlex
 import shutil
 import warnings
 from argparse import ArgumentError
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -110,19 +112,27 @@ class TrainingCLI(LightningCLI):
         self.run_dir, checkpoint = choose_run(
             self.command, self.run_name, settings.run_dir, settings.ckpt_path
         )
-        self._run_dir_is_new = not self.run_dir.exists()
+        self._run_dir_is_new = not self.run_dir.exists() or not any(self.run_dir.iterdir())
         settings.ckpt_path = None if checkpoint is None else str(checkpoint)
         settings.weights_only = True
         if checkpoint is not None:
+            self._check(checkpoint)
+
+    def _check(self, checkpoint: Path) -> None:
+        try:
             content = read_checkpoint(checkpoint)
             if KEY in content:  # a LightningModule of another project need not have it
                 read_description(content, str(checkpoint))
+        except InputError:
+            self._forget_run_folder()
+            raise
 
     def instantiate_classes(self) -> None:
         """Build model, data module and Trainer, or say in one line what is wrong."""
         try:
             super().instantiate_classes()
         except InputError:
+            self._forget_run_folder()
             raise
         except (ValueError, ModuleNotFoundError, MisconfigurationException) as error:
             # The parser makes one ValueError of whatever a constructor raises.
@@ -161,9 +171,11 @@ class TrainingCLI(LightningCLI):
             self.exit_status = INTERRUPTED
             self._say_how_to_continue()
             return
-        except (InputError, MisconfigurationException) as error:
+        except (ValueError, MisconfigurationException) as error:
             self._forget_run_folder()
-            raise InputError(str(error)) from error
+            if isinstance(error, InputError) or _comes_from_lightning(error):
+                raise InputError(str(error)) from error
+            raise
         self._say_where_results_are()
 
     @rank_zero_only
@@ -193,9 +205,11 @@ class TrainingCLI(LightningCLI):
     @rank_zero_only
     def _say_how_to_continue(self) -> None:
         if (self.run_dir / "checkpoints" / "last.ckpt").exists():
-            command = f"lit-gpt {self.command} --config {self.run_dir}/config.yaml"
+            folder, config = (
+                shlex.quote(str(p)) for p in (self.run_dir, self.run_dir / "config.yaml")
+            )
             print(f"\ninterrupted after step {self.trainer.global_step}; to continue:")
-            print(f"  {command} --run_dir {self.run_dir} --ckpt_path last")
+            print(f"  lit-gpt fit --config {config} --run_dir {folder} --ckpt_path last")
         else:
             print("\ninterrupted before anything was saved")
 
@@ -210,6 +224,14 @@ class TrainingCLI(LightningCLI):
             print(f"written to {path}")
         if self.command == "predict":
             print(f"written to {self.run_dir / 'predictions.jsonl'}, a row of tokens a line")
+
+
+def _comes_from_lightning(error: BaseException) -> bool:
+    """Whether Lightning itself refused a setting, as against a fault further down."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_globals["__name__"].startswith("lightning.")
 
 
 def _quieten_libraries() -> None:

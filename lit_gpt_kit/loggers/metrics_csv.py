@@ -32,13 +32,13 @@ class MetricsCSV(Logger):
 
     @property
     def name(self) -> str:
-        """The file's name."""
-        return self.path.name
+        """Nothing: what Lightning puts below name and version goes into the run folder itself."""
+        return ""
 
     @property
     def version(self) -> str:
-        """The run folder's name."""
-        return self.path.parent.name
+        """Nothing; see `name`."""
+        return ""
 
     @property
     def save_dir(self) -> str:

@@ -6,13 +6,15 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 PROJECT = "lit-gpt"
+NETWORK_SECONDS = 10
 
 
 def build_wandb_logger(run_dir: Path, name: str) -> WandbLogger:
-    """A logger that never asks a question and never waits for the network.
+    """A logger that never asks a question, and waits for the network for ten seconds at most.
 
     Offline, the run lies in `RUN_DIR/wandb/`; `wandb leet RUN_DIR/wandb/latest-run` shows it and
-    `wandb sync` uploads it later. The WANDB_* variables, WANDB_MODE among them, work as always.
+    `wandb sync` uploads it later. So it is where the network or the key fails. WANDB_MODE works as
+    always.
 
     Args:
         run_dir: the run folder.
@@ -21,12 +23,23 @@ def build_wandb_logger(run_dir: Path, name: str) -> WandbLogger:
     import wandb
 
     _make(run_dir)
-    quiet = wandb.Settings(silent=True, console="off")
+    quiet = wandb.Settings(silent=True, console="off", init_timeout=NETWORK_SECONDS)
     mode = wandb.setup(quiet).settings.mode  # what WANDB_MODE says
-    if mode == "online" and not wandb.login(prompt=False):
-        mode = "offline"
-    settings = quiet.model_copy(update={"mode": mode})
-    return WandbLogger(name=name, save_dir=str(run_dir), project=PROJECT, settings=settings)
+
+    def build(mode: str) -> WandbLogger:
+        settings = quiet.model_copy(update={"mode": mode})
+        return WandbLogger(name=name, save_dir=str(run_dir), project=PROJECT, settings=settings)
+
+    if mode != "online":
+        return build(mode)
+    try:
+        if wandb.login(prompt=False):
+            logger = build(mode)
+            _ = logger.experiment  # connects
+            return logger
+    except wandb.Error as error:
+        print(f"W&B cannot be reached ({type(error).__name__}); the run is kept offline")
+    return build("offline")
 
 
 @rank_zero_only

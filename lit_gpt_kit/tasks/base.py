@@ -1,6 +1,7 @@
 """Task: what every way of training a GPT has in common."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from functools import partial
 from typing import Any, Self
@@ -17,6 +18,7 @@ from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.optim.groups import decay_groups
+from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.steps import step_is_logged
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
@@ -33,7 +35,8 @@ class Task(LightningModule):
     so that a run continued from a checkpoint is the run that never stopped.
 
     Hooks for subclasses: `compute_loss`, `build_model`, and Lightning's own, `configure_optimizers`
-    above all.
+    above all. A subclass that overrides `training_step` or `on_before_optimizer_step` without
+    calling them takes the loss of its steps, and its logging, into its own hands.
 
     Attributes:
         monitor: the metric that makes a checkpoint the best; `monitor_mode` says which way.
@@ -63,8 +66,9 @@ class Task(LightningModule):
         self.num_tokens_seen = 0
         self._step_nll: Tensor | None = None
         self._step_targets: Tensor | None = None
+        self._step_tokens = 0
+        self._step_loss: Tensor | None = None
         self._seed = 0
-        self._outer_rng: Tensor | None = None
 
     # ---- what subclasses change ----
 
@@ -120,22 +124,24 @@ class Task(LightningModule):
     def on_fit_start(self) -> None:
         """Take the run's seed."""
         self._seed = torch.initial_seed()
-        self._outer_rng = torch.get_rng_state()
 
-    def on_fit_end(self) -> None:
-        """Leave the random numbers as they were."""
-        if self._outer_rng is not None:
-            torch.set_rng_state(self._outer_rng)
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Make the step's random numbers a function of seed, step, micro-batch and rank."""
+    @contextmanager
+    def _random_numbers_of_step(self, batch_idx: int) -> Iterator[None]:
+        """Make random numbers a function of seed, step, micro-batch and rank, within the body."""
         micro_batch = batch_idx % self.trainer.accumulate_grad_batches
         place = (self._seed, self.trainer.global_step, micro_batch, self.trainer.global_rank)
+        outer = torch.get_rng_state()
         torch.manual_seed(hash(place) & (2**63 - 1))
+        try:
+            yield
+        finally:
+            torch.set_rng_state(outer)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The micro-batch's share of the step's loss."""
-        nll, num_targets = self.compute_loss(batch)
+        with self._random_numbers_of_step(batch_idx):
+            nll, num_targets = self.compute_loss(batch)
+        self._step_tokens += batch["input_ids"].numel()
         if self._step_nll is None or self._step_targets is None:
             self._step_nll, self._step_targets = nll.detach(), num_targets
         else:
@@ -145,8 +151,8 @@ class Task(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Divide the gradient by the step's targets; until now it was by the expected number."""
-        assert self._step_nll is not None
-        assert self._step_targets is not None
+        if self._step_nll is None or self._step_targets is None:
+            return  # a subclass has a training step of its own
         sums = torch.stack([self._step_nll.double(), self._step_targets.double()])
         self._step_nll = self._step_targets = None
         # Lightning divided by the micro-batches, the strategy by the ranks.
@@ -157,7 +163,8 @@ class Task(LightningModule):
         nll, num_targets = sums
         self._scale_gradients(optimizer, expected / num_targets)
         self._step_loss = nll / num_targets
-        self.num_tokens_seen += expected
+        self.num_tokens_seen += self._step_tokens * self.trainer.world_size
+        self._step_tokens = 0
 
     def configure_gradient_clipping(
         self,
@@ -183,26 +190,28 @@ class Task(LightningModule):
         elif gradient_clip_val and norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
         if is_logged:
+            self._log_step(float(optimizer.param_groups[0]["lr"]), norm)
+
+    def _log_step(self, lr: float, norm: Tensor | None) -> None:
+        self.log("train/lr", lr)
+        self.log("train/grad_norm", _whole(norm))
+        if self._step_loss is not None:
             self.log("train/loss", self._step_loss, prog_bar=True)
-            self.log_dict(
-                {
-                    "train/lr": float(optimizer.param_groups[0]["lr"]),
-                    "train/grad_norm": _whole(norm),
-                    "train/tokens": float(self.num_tokens_seen),
-                }
-            )
+            self.log("train/tokens", float(self.num_tokens_seen))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, decay on matrices alone, and the schedule, stepped every step."""
         optimizer = self.optimizer(decay_groups(self.named_parameters()))
-        # A schedule finds the rate of the step itself; without one it is the configured rate.
-        not_ours = ("params",) if self.lr_schedule is None else ("params", "lr", "initial_lr")
+        configured = [dict(group) for group in optimizer.param_groups]
+        schedule = None if self.lr_schedule is None else self.lr_schedule(optimizer)
+        scheduled = set() if schedule is None else {"lr"}
+        if schedule is not None and not isinstance(schedule, WarmupSchedule):
+            scheduled |= {"betas", "momentum"}  # torch's OneCycleLR moves these too
         optimizer.register_load_state_dict_pre_hook(
-            partial(_keep_configured_values, not_ours=not_ours)
+            partial(_keep_configured_values, configured=configured, scheduled=scheduled)
         )
-        if self.lr_schedule is None:
+        if schedule is None:
             return optimizer
-        schedule = self.lr_schedule(optimizer)
         total_steps = self.trainer.estimated_stepping_batches
         if hasattr(schedule, "set_total_steps") and total_steps != float("inf"):
             schedule.set_total_steps(int(total_steps))
@@ -213,7 +222,10 @@ class Task(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained: network, tokenizer, format version."""
         describe_into(checkpoint, self.gpt, self.tokenizer)
-        checkpoint.setdefault("hyper_parameters", {})["gpt"] = asdict(self.gpt)
+        # A class's save_hyperparameters() may have put callables there, which cannot be loaded.
+        kept = checkpoint.get("hyper_parameters", {}).items()
+        primitives = {name: value for name, value in kept if _is_primitive(value)}
+        checkpoint["hyper_parameters"] = {**primitives, "gpt": asdict(self.gpt)}
         checkpoint["lit_gpt_kit"]["num_tokens_seen"] = self.num_tokens_seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -280,14 +292,29 @@ def fit_to_tokenizer(config: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
 
 
 def _keep_configured_values(
-    optimizer: Optimizer, state: dict[str, Any], not_ours: tuple[str, ...]
+    optimizer: Optimizer,
+    state: dict[str, Any],
+    configured: list[dict[str, Any]],
+    scheduled: set[str],
 ) -> dict[str, Any]:
-    """Let betas, decay and the like of the configuration win over those of a checkpoint."""
+    """Let betas, decay and the like of the configuration win over those of a checkpoint.
+
+    What the schedule moves from step to step stays as it was saved.
+    """
+    names = set(optimizer.defaults) - scheduled
     groups = [
-        {**saved, **{k: v for k, v in now.items() if k not in not_ours}}
-        for saved, now in zip(state["param_groups"], optimizer.param_groups, strict=True)
+        {**saved, **{name: value for name, value in group.items() if name in names}}
+        for saved, group in zip(state["param_groups"], configured, strict=True)
     ]
     return {**state, "param_groups": groups}
+
+
+def _is_primitive(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_primitive(item) for item in (*value.keys(), *value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(_is_primitive(item) for item in value)
+    return value is None or isinstance(value, (str, int, float, bool, Tensor))
 
 
 def _whole(norm: Tensor | None) -> Tensor:

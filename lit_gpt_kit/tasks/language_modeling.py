@@ -110,11 +110,13 @@ class LanguageModeling(Task):
             InputError: the prompt is longer than the block, or a sampling value is out of range.
         """
         assert self.tokenizer is not None, "generating text needs a tokenizer"
+        config = SamplingConfig(max_new_tokens=max_new_tokens, **sampling)
         was_training = self.training
         self.eval()
-        config = SamplingConfig(max_new_tokens=max_new_tokens, **sampling)
-        (continuation,) = complete(self.network, self.tokenizer, [prompt], config)
-        self.train(was_training)
+        try:
+            (continuation,) = complete(self.network, self.tokenizer, [prompt], config)
+        finally:
+            self.train(was_training)
         return continuation.text
 
     @cached_property

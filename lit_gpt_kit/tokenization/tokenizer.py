@@ -102,7 +102,10 @@ class Tokenizer:
         if self._alphabet is not None:
             for text in texts:
                 self._refuse_unknown_characters(text)
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError:  # what the library makes of a lone surrogate
+            raise InputError("the text holds bytes that are not UTF-8; convert it") from None
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -49,7 +49,10 @@ def test_an_older_file_is_begun_anew(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("rank", "name"), [(0, "out.jsonl"), (3, "out-3.jsonl")])
 def test_each_rank_has_a_file(tmp_path: Path, rank: int, name: str) -> None:
-    writer, trainer = PredictionWriter(tmp_path / "out.jsonl"), SimpleNamespace(global_rank=rank)
+    agreed = tmp_path / "out.jsonl"
+    strategy = SimpleNamespace(broadcast=lambda path: agreed)  # the first rank's path
+    writer = PredictionWriter(tmp_path / "another second" / "out.jsonl")
+    trainer = SimpleNamespace(global_rank=rank, strategy=strategy)
     writer.setup(trainer, None, "predict")
     writer.write_on_batch_end(trainer, None, {"a": torch.tensor([1, 2])}, None, None, 0, 0)
     assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -47,7 +47,7 @@ def test_runs_of_the_same_second_do_not_meet(monkeypatch: pytest.MonkeyPatch) ->
     names = []
     for _ in range(3):
         run_dir, _ = choose_run("fit", "poem", None, None)
-        run_dir.mkdir(parents=True)
+        assert run_dir.is_dir()  # taken at once, so that nobody else takes it
         names.append(run_dir.name)
     assert names == ["20260102-030405", "20260102-030405-2", "20260102-030405-3"]
 

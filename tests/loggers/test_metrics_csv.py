@@ -89,7 +89,8 @@ def test_folders_are_made(tmp_path: Path) -> None:
     logger.log_metrics({"a": 1.0}, step=0)
     assert logger.path.exists()
     assert [path.name for path in logger.path.parent.iterdir()] == ["metrics.csv"]
-    assert (logger.name, logger.version) == ("metrics.csv", "one")
+    # Lightning's own checkpoints go to save_dir/name/version/checkpoints
+    assert (logger.name, logger.version) == ("", "")
     assert logger.save_dir == str(tmp_path / "runs" / "one")
 
 
