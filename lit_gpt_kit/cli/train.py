@@ -6,6 +6,7 @@ import shlex
 import shutil
 import warnings
 from argparse import ArgumentError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lit_gpt_kit.checkpoints.native import KEY, read_checkpoint, read_descriptio
 from lit_gpt_kit.cli.config_errors import one_line
 from lit_gpt_kit.cli.config_files import check_config_files
 from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers
-from lit_gpt_kit.cli.run_folder import choose_run, point_latest_to, run_name
+from lit_gpt_kit.cli.run_folder import ROOT, choose_run, point_latest_to, run_name
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
 
@@ -170,12 +171,16 @@ class TrainingCLI(LightningCLI):
                 raise
             self.exit_status = INTERRUPTED
             self._say_how_to_continue()
+            self._forget_run_folder()
             return
         except (ValueError, MisconfigurationException) as error:
             self._forget_run_folder()
             if isinstance(error, InputError) or _comes_from_lightning(error):
                 raise InputError(str(error)) from error
             raise
+        if self._get(self.config, "trainer").fast_dev_run:
+            self._forget_run_folder()
+            return
         self._say_where_results_are()
 
     @rank_zero_only
@@ -187,7 +192,7 @@ class TrainingCLI(LightningCLI):
             config = self.config[self.command].clone()
             for key in PLACES:
                 config.pop(key)
-            text = self._parser(self.command).dump(config, skip_none=False, skip_validation=True)
+            text = self._parser(self.command).dump(config, skip_unset=False, skip_validation=True)
             write_atomically(self.run_dir / "config.yaml", text)
         if self.command == "fit":
             point_latest_to(self.run_dir)
@@ -201,6 +206,10 @@ class TrainingCLI(LightningCLI):
             if isinstance(logger, WandbLogger) and logger._experiment is not None:
                 logger.experiment.finish()
         shutil.rmtree(self.run_dir, ignore_errors=True)
+        if self.run_dir.is_relative_to(ROOT):
+            for folder in list(self.run_dir.parents)[:2]:
+                with suppress(OSError):  # other runs are in it
+                    folder.rmdir()
 
     @rank_zero_only
     def _say_how_to_continue(self) -> None:

@@ -1,0 +1,81 @@
+"""Ctrl-C at a step that is validated: the validation is completed, saved, and not repeated."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from lit_gpt_kit import TextDataModule, TokenizerConfig
+from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
+from lit_gpt_kit.cli.interrupt import StopOnInterrupt
+from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
+from tests.run_dir import read_metrics
+from tests.tiny import make_task, make_trainer
+
+STEPS, VALIDATED = 8, 4
+
+
+class PressCtrlC(Callback):
+    """Asks for a stop within the step that is validated, or within the validation."""
+
+    def __init__(self, stop: StopOnInterrupt, hook: str) -> None:
+        def press(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+            if trainer.global_step in (VALIDATED - 1, VALIDATED) and not trainer.sanity_checking:
+                stop._was_asked = True
+
+        setattr(self, hook, press)
+
+
+@pytest.fixture
+def make_data(tmp_path: Path) -> Callable[[], TextDataModule]:
+    (tmp_path / "poem.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 40)
+
+    def make() -> TextDataModule:
+        sources, cache = [str(tmp_path / "poem.txt")], str(tmp_path / "cache")
+        return TextDataModule(
+            sources, tokenizer=TokenizerConfig("byte"), batch_size=4, cache_dir=cache
+        )
+
+    return make
+
+
+def fit(data: TextDataModule, folder: Path, hook: str | None, ckpt_path: Path | None) -> Any:
+    last = LastCheckpoint(folder)
+    stop = StopOnInterrupt(last)
+    pressing = [] if hook is None else [PressCtrlC(stop, hook)]
+    task = make_task()
+    trainer = make_trainer(
+        folder,
+        STEPS,
+        callbacks=[*pressing, last, stop],
+        logger=MetricsCSV(folder),
+        enable_checkpointing=True,
+        val_check_interval=VALIDATED,
+        check_val_every_n_epoch=None,
+    )
+    if hook is None:
+        trainer.fit(task, data, ckpt_path=ckpt_path, weights_only=True)
+    else:
+        with pytest.raises(SystemExit):
+            trainer.fit(task, data)
+        assert trainer.global_step == VALIDATED
+    return task
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_batch_start"])
+def test_validation_is_kept(
+    hook: str, make_data: Callable[[], TextDataModule], tmp_path: Path
+) -> None:
+    through = fit(make_data(), tmp_path / "through", None, None)
+    stopped = tmp_path / "stopped"
+    fit(make_data(), stopped, hook, None)
+    assert read_metrics(stopped)[-1]["val/loss"] > 0
+    task = fit(make_data(), stopped, None, stopped / "last.ckpt")
+    assert (stopped / "metrics.csv").read_text() == (
+        tmp_path / "through" / "metrics.csv"
+    ).read_text()
+    for name, value in through.state_dict().items():
+        assert torch.equal(value, task.state_dict()[name]), name
