@@ -93,3 +93,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
     return checkpoint
+
+
+def only_primitives(values: dict[str, Any]) -> dict[str, Any]:
+    """The entries that a checkpoint may hold: tensors and primitives, however nested."""
+    return {name: value for name, value in values.items() if _is_primitive(value)}
+
+
+def _is_primitive(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_primitive(item) for item in (*value.keys(), *value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(_is_primitive(item) for item in value)
+    return value is None or isinstance(value, (str, int, float, bool, torch.Tensor))

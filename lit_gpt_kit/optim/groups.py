@@ -1,9 +1,10 @@
-"""Which parameters weight decay falls on."""
+"""Parameter groups: which weight decay falls on, and what a checkpoint may say of them."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 
 def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
@@ -27,3 +28,21 @@ def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[st
     if rest:
         groups.append({"params": rest, "weight_decay": 0.0})
     return groups
+
+
+def keep_configured_values(
+    optimizer: Optimizer,
+    state: dict[str, Any],
+    configured: list[dict[str, Any]],
+    scheduled: set[str],
+) -> dict[str, Any]:
+    """Let betas, decay and the like of the configuration win over those of a checkpoint.
+
+    What the schedule moves from step to step stays as it was saved.
+    """
+    names = set(optimizer.defaults) - scheduled
+    groups = [
+        {**saved, **{name: value for name, value in group.items() if name in names}}
+        for saved, group in zip(state["param_groups"], configured, strict=True)
+    ]
+    return {**state, "param_groups": groups}

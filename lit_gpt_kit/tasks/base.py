@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_gpt_kit.checkpoints.native import describe_into, read_description
+from lit_gpt_kit.checkpoints.native import describe_into, only_primitives, read_description
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.gpt import GPT
-from lit_gpt_kit.optim.groups import decay_groups
+from lit_gpt_kit.optim.groups import decay_groups, keep_configured_values
 from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.steps import step_is_logged
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
@@ -208,7 +208,7 @@ class Task(LightningModule):
         if schedule is not None and not isinstance(schedule, WarmupSchedule):
             scheduled |= {"betas", "momentum"}  # torch's OneCycleLR moves these too
         optimizer.register_load_state_dict_pre_hook(
-            partial(_keep_configured_values, configured=configured, scheduled=scheduled)
+            partial(keep_configured_values, configured=configured, scheduled=scheduled)
         )
         if schedule is None:
             return optimizer
@@ -223,9 +223,8 @@ class Task(LightningModule):
         """Make the checkpoint self-contained: network, tokenizer, format version."""
         describe_into(checkpoint, self.gpt, self.tokenizer)
         # A class's save_hyperparameters() may have put callables there, which cannot be loaded.
-        kept = checkpoint.get("hyper_parameters", {}).items()
-        primitives = {name: value for name, value in kept if _is_primitive(value)}
-        checkpoint["hyper_parameters"] = {**primitives, "gpt": asdict(self.gpt)}
+        kept = only_primitives(checkpoint.get("hyper_parameters", {}))
+        checkpoint["hyper_parameters"] = {**kept, "gpt": asdict(self.gpt)}
         checkpoint["lit_gpt_kit"]["num_tokens_seen"] = self.num_tokens_seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -289,32 +288,6 @@ def fit_to_tokenizer(config: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
         )
     end = config.end_token_id if config.end_token_id is not None else tokenizer.end_id
     return replace(config, vocab_size=vocab_size, end_token_id=end)
-
-
-def _keep_configured_values(
-    optimizer: Optimizer,
-    state: dict[str, Any],
-    configured: list[dict[str, Any]],
-    scheduled: set[str],
-) -> dict[str, Any]:
-    """Let betas, decay and the like of the configuration win over those of a checkpoint.
-
-    What the schedule moves from step to step stays as it was saved.
-    """
-    names = set(optimizer.defaults) - scheduled
-    groups = [
-        {**saved, **{name: value for name, value in group.items() if name in names}}
-        for saved, group in zip(state["param_groups"], configured, strict=True)
-    ]
-    return {**state, "param_groups": groups}
-
-
-def _is_primitive(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(_is_primitive(item) for item in (*value.keys(), *value.values()))
-    if isinstance(value, (list, tuple)):
-        return all(_is_primitive(item) for item in value)
-    return value is None or isinstance(value, (str, int, float, bool, Tensor))
 
 
 def _whole(norm: Tensor | None) -> Tensor:
