@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 SAMPLE_TOKENS = 120
+LONGEST_PROMPT = 12
 
 
 class Narrator(Callback):
@@ -103,5 +104,6 @@ def _show_sample(module: LightningModule) -> str:
     prompt = "" if tokenizer.end_id is not None else tokenizer.token(0)
     text = write(prompt, max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=0)
     print("\nsample:\n" + "\n".join(f"  | {line}" for line in text.strip("\n").splitlines()))
-    words = text.split()
-    return shlex.quote(words[0]) if words else "TEXT"
+    # A word of the sample, one that surely fits the block and that a person would type.
+    words = [word for word in text.split() if word.isalpha() and len(word) <= LONGEST_PROMPT]
+    return shlex.quote(words[0] if words else text.strip()[:1] or "TEXT")

@@ -184,3 +184,15 @@ def test_file_system_without_links_stops_no_run(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Path, "symlink_to", refuse)
     point_latest_to(Path("runs/poem/a"))
     assert not Path("runs/poem/latest").exists()
+
+
+def test_another_run_is_not_written_over(tmp_path: Path) -> None:
+    for name in ("mine", "other"):
+        folder = tmp_path / name / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / "last.ckpt").write_bytes(b"weights")
+    start = str(tmp_path / "other" / "checkpoints" / "last.ckpt")
+    with pytest.raises(InputError, match="holds a run already; choose another --run_dir"):
+        choose_run("fit", "poem", str(tmp_path / "mine"), start)
+    run_dir, checkpoint = choose_run("fit", "poem", str(tmp_path / "new"), start)
+    assert (run_dir, str(checkpoint)) == (tmp_path / "new", start)
