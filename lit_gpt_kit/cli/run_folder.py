@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_gpt_kit.checkpoints.load import find_checkpoint
+from lit_gpt_kit.checkpoints.locate import find_checkpoint
 from lit_gpt_kit.errors import InputError, MissingFileError
 
 ROOT = Path("runs")

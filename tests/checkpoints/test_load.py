@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lit_gpt_kit import GPT, SamplingConfig, generate, load_model
-from lit_gpt_kit.checkpoints.load import find_checkpoint
+from lit_gpt_kit.checkpoints.load import load_tokenizer
+from lit_gpt_kit.checkpoints.locate import find_checkpoint
 from lit_gpt_kit.checkpoints.native import KEY
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.config import PositionKind
@@ -63,6 +64,13 @@ def test_tied_weights_are_one(save_network: SaveNetwork, is_tied: bool, dtype: t
     model, _ = load_model(path, dtype=dtype)
     assert (model.lm_head.weight is model.token_embedding.weight) == is_tied
     assert model.num_parameters() == saved.num_parameters()
+
+
+def test_the_tokenizer_alone_is_the_models(run: Any, tmp_path: Path) -> None:
+    run.task.tokenizer.save(tmp_path / "folder" / "tokenizer.json")
+    (tmp_path / "folder" / "config.json").write_text("{}")  # nobody asks for the network
+    for name in (run.folder, run.checkpoint, tmp_path / "folder"):
+        assert load_tokenizer(name).fingerprint == run.task.tokenizer.fingerprint
 
 
 @pytest.mark.parametrize("position", get_args(PositionKind))
