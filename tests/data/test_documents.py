@@ -26,6 +26,10 @@ def as_jsonl(texts: list[str]) -> bytes:
     return "".join(json.dumps({"id": 1, "text": text}) + "\n" for text in texts).encode()
 
 
+def as_json(texts: list[str]) -> bytes:
+    return json.dumps([{"id": 1, "text": text} for text in texts]).encode()
+
+
 def as_csv(texts: list[str], delimiter: str = ",") -> bytes:
     file = io.StringIO(newline="")
     csv.writer(file, delimiter=delimiter).writerows([("id", "text"), *((1, t) for t in texts)])
@@ -51,6 +55,7 @@ WRITERS: dict[str, Callable[[list[str]], bytes]] = {
     ".md": as_text,
     ".py": as_text,
     ".jsonl": as_jsonl,
+    ".json": as_json,
     ".csv": as_csv,
     ".tsv": lambda texts: as_csv(texts, "\t"),
     ".parquet": as_parquet,

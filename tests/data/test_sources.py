@@ -16,7 +16,7 @@ from lit_gpt_kit.data.sources import BuiltinSource, FileSource, read_pieces, res
 from lit_gpt_kit.errors import InputError, MissingFileError
 from tests.data.conftest import WebServer
 
-FORMATS = ".txt, .md, .py, .jsonl, .csv, .tsv, .parquet (each also .gz or .zst)"
+FORMATS = ".txt, .md, .py, .jsonl, .json, .csv, .tsv, .parquet (each also .gz or .zst)"
 
 
 @pytest.fixture
