@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.head import Head, softcap
+from lit_gpt_kit.model.lora import LoRALinear
 
 MAX_PACKED_BYTES = 4 * 2**30
 """Larger networks are run as they are: nobody asked for their weights to be there twice."""
@@ -60,7 +61,10 @@ def pack(model: GPT) -> GPT:
     fast = copy.deepcopy(model, shared)
     for module in list(fast.modules()):
         for name, child in module.named_children():
-            if _only_multiplies(child):
+            if isinstance(child, LoRALinear) and _only_multiplies(child.base):
+                # One matrix instead of three, and DoRA's lengths once instead of for each token.
+                setattr(module, name, PackedLinear(child.merged()))
+            elif _only_multiplies(child) and not isinstance(module, LoRALinear):
                 setattr(module, name, PackedLinear(child))
     _packed[model] = (signature, fast)
     return fast

@@ -12,7 +12,7 @@ IGNORE_INDEX = -100
 
 def next_token_loss(
     hidden: Float[Tensor, "batch seq embed"],
-    lm_head: nn.Linear,
+    lm_head: nn.Module,
     targets: Int[Tensor, "batch seq"],
     max_logits: int = 2**26,
 ) -> Float[Tensor, ""]:
@@ -25,12 +25,13 @@ def next_token_loss(
 
     Args:
         hidden: what the head reads.
-        lm_head: the head.
+        lm_head: the head, or a layer in its place that knows its `out_features`.
         targets: the token that follows each position, or IGNORE_INDEX.
         max_logits: most logits held at once.
     """
     flat, flat_targets = hidden.flatten(0, 1), targets.flatten()
-    tokens_at_once = max(1, max_logits // lm_head.out_features)
+    vocab_size: int = lm_head.out_features  # type: ignore[assignment]
+    tokens_at_once = max(1, max_logits // vocab_size)
     if flat_targets.numel() <= tokens_at_once:
         return _summed_cross_entropy(flat, lm_head, flat_targets)
     total = torch.zeros((), device=hidden.device, dtype=torch.float32)
@@ -44,6 +45,6 @@ def next_token_loss(
     return total
 
 
-def _summed_cross_entropy(hidden: Tensor, lm_head: nn.Linear, targets: Tensor) -> Tensor:
+def _summed_cross_entropy(hidden: Tensor, lm_head: nn.Module, targets: Tensor) -> Tensor:
     logits = lm_head(hidden).float()
     return F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")

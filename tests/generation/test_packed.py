@@ -17,6 +17,7 @@ from lit_gpt_kit.generation.generate import generate
 from lit_gpt_kit.generation.packed import PackedLinear, pack
 from lit_gpt_kit.generation.sampling import SamplingConfig
 from lit_gpt_kit.model.gpt import GPT
+from lit_gpt_kit.model.lora import LoRAConfig, apply_lora, lora_layers, merge_lora
 
 BuildGPT = Callable[..., GPT]
 GREEDY = SamplingConfig(40, temperature=0.0)
@@ -113,6 +114,37 @@ def test_the_network_can_be_trained_after_it_generated(random_gpt: BuildGPT) -> 
     generate(model, [[1, 2]], GREEDY)
     model.train()(IDS).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+# ---- LoRA ----
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_what_lora_learned_is_packed_in_and_seen_again(
+    random_gpt: BuildGPT, use_dora: bool
+) -> None:
+    model = apply_lora(random_gpt(position="rotary"), LoRAConfig(use_dora=use_dora))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        model.train()(IDS).logsumexp(-1).sum().backward()
+        optimizer.step()
+        fast = pack(model.eval())
+        assert not lora_layers(fast)
+        assert num_packed(fast) == len(lora_layers(model)) + 1
+        torch.testing.assert_close(logits_of(fast), logits_of(model), rtol=1e-4, atol=1e-4)
+        text = generate(model, [[1, 2]], GREEDY)  # with a cache, unlike the next line
+        merged = generate(merge_lora(copy.deepcopy(model)), [[1, 2]], SamplingConfig(20, 0.0))
+        assert text[0][:20] == merged[0]
+        assert lora_layers(model)
+
+
+def test_layers_around_what_cannot_be_packed_stay(random_gpt: BuildGPT) -> None:
+    model = apply_lora(random_gpt(), LoRAConfig(targets=("attention.out",)))
+    for layer in lora_layers(model).values():
+        layer.base = Doubled(32, 32)
+    fast = pack(model)
+    assert len(lora_layers(fast)) == 2
+    torch.testing.assert_close(logits_of(fast), logits_of(model), rtol=1e-5, atol=1e-5)
 
 
 # ---- when it is made anew ----
