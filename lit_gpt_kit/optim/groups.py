@@ -1,33 +1,103 @@
-"""Parameter groups: which weight decay falls on, and what a checkpoint may say of them."""
+"""Parameter groups: what is trained, how fast, and which weight decay falls on."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.patterns import matches, short_names
 
-def decay_groups(parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
-    """Two groups: matrices, which the optimiser's weight decay falls on, and the rest, without.
+LAYER = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+EMBEDDING = re.compile(r"(?:^|\.)(token|position)_embedding\.")
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Leave the parameters out of training that the patterns name.
+
+    Args:
+        model: changed in place.
+        patterns: of the parameters' names, or of words of them: `token_embedding`,
+            `blocks.[0-3]`, `*.norm.*`.
+
+    Raises:
+        InputError: a pattern matches no parameter; names those that there are.
+    """
+    parameters = dict(model.named_parameters())
+    frozen: set[str] = set()
+    for pattern in patterns:
+        found = {name for name in parameters if matches(name, pattern)}
+        if not found:
+            raise InputError(
+                f"pattern {pattern!r} of what to freeze matches no parameter; there are "
+                f"{', '.join(short_names(parameters))}"
+            )
+        frozen |= found
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+
+
+def decay_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]], layer_lr_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """Matrices, which the optimiser's weight decay falls on, and the rest, without; by layer.
 
     Decay shrinks what a product can undo elsewhere; biases and the gains of norms have no such
     partner (Radford et al. 2018 and every GPT since decay matrices alone).
 
+    With `layer_lr_decay` below 1 what lies deeper learns slower: the head and the last norm at the
+    full rate, the topmost block at `layer_lr_decay` times it, each block below at that of the one
+    above times it again, the embeddings slowest (Howard and Ruder 2018, section 3.2; counted as in
+    BEiT, Bao et al. 2021).
+
     Args:
         parameters: named parameters; frozen ones are left out.
+        layer_lr_decay: share of the learning rate that is left one layer deeper.
 
     Returns:
-        Groups that any torch optimiser takes; a group without parameters is left out.
+        Groups that any torch optimiser takes, the fastest first; one without parameters is left
+        out. Beside the parameters each has a `name`, and its share of the rate as `lr_scale`,
+        which `scale_rates` puts into effect.
+
+    Raises:
+        InputError: `layer_lr_decay` is out of range.
     """
-    trained = [parameter for _, parameter in parameters if parameter.requires_grad]
-    matrices = [parameter for parameter in trained if parameter.ndim >= 2]
-    rest = [parameter for parameter in trained if parameter.ndim < 2]
-    groups: list[dict[str, Any]] = []
-    if matrices:
-        groups.append({"params": matrices})
-    if rest:
-        groups.append({"params": rest, "weight_decay": 0.0})
-    return groups
+    if not 0.0 < layer_lr_decay <= 1.0:
+        raise InputError(f"layer_lr_decay={layer_lr_decay} must be above 0 and at most 1")
+    named = list(parameters)
+    numbers = [int(found[1]) for name, _ in named if (found := LAYER.search(name))]
+    num_layers = max(numbers, default=-1) + 1
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in named:
+        if not parameter.requires_grad:
+            continue
+        depth = 0 if layer_lr_decay == 1.0 else _depth(name, num_layers)
+        is_matrix = parameter.ndim >= 2
+        group = groups.setdefault((depth, not is_matrix), {"params": []})
+        group["params"].append(parameter)
+    for (depth, is_rest), group in groups.items():
+        place = f"depth {depth}: " if layer_lr_decay < 1.0 else ""
+        group["name"] = place + ("vectors" if is_rest else "matrices")
+        group["lr_scale"] = layer_lr_decay**depth
+        if is_rest:
+            group["weight_decay"] = 0.0
+    return [groups[key] for key in sorted(groups)]
+
+
+def scale_rates(optimizer: Optimizer) -> None:
+    """Multiply each group's learning rate by its `lr_scale`, once, before a schedule is made."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group.get("lr_scale", 1.0)
+
+
+def _depth(name: str, num_layers: int) -> int:
+    """How many layers lie above: 0 for the head, most for the embeddings."""
+    found = LAYER.search(name)
+    if found is not None:
+        return num_layers - int(found[1])
+    return num_layers + 1 if EMBEDDING.search(name) else 0
 
 
 def keep_configured_values(
