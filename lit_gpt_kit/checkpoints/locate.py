@@ -7,6 +7,7 @@ from lit_gpt_kit.checkpoints.huggingface import is_folder
 from lit_gpt_kit.errors import MissingFileError
 
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 GGUF_SUFFIX = ".gguf"
 
 

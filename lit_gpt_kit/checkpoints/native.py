@@ -14,6 +14,7 @@ import torch
 
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.lora import LoRAConfig
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 KEY = "lit_gpt_kit"
@@ -24,15 +25,34 @@ NETWORK_PREFIX = "model."
 
 
 @dataclass(frozen=True)
+class AdapterOrigin:
+    """What the trained tensors of a checkpoint that holds no others belong to.
+
+    Attributes:
+        lora: of which kind they are.
+        base: the MODEL they were trained on.
+        base_sha256: of its weights, as `fingerprint_weights` counts it.
+    """
+
+    lora: LoRAConfig
+    base: str
+    base_sha256: str
+
+
+@dataclass(frozen=True)
 class Description:
     """What a checkpoint says about its model, the weights aside."""
 
     config: GPTConfig
     tokenizer: Tokenizer | None
+    adapter: AdapterOrigin | None = None
 
 
 def describe_into(
-    checkpoint: dict[str, Any], config: GPTConfig, tokenizer: Tokenizer | None
+    checkpoint: dict[str, Any],
+    config: GPTConfig,
+    tokenizer: Tokenizer | None,
+    adapter: AdapterOrigin | None = None,
 ) -> None:
     """Write the description into a checkpoint that Lightning is about to save."""
     checkpoint[KEY] = {
@@ -40,6 +60,8 @@ def describe_into(
         "gpt": asdict(config),
         "tokenizer": None if tokenizer is None else tokenizer.state(),
     }
+    if adapter is not None:
+        checkpoint[KEY]["adapter"] = asdict(adapter)
 
 
 def read_description(checkpoint: dict[str, Any], name: str = "the checkpoint") -> Description:
@@ -57,15 +79,24 @@ def read_description(checkpoint: dict[str, Any], name: str = "the checkpoint") -
             f"{name} is of format {version}, newer than format {FORMAT_VERSION} that this release "
             "reads; upgrade lit-gpt-kit"
         )
-    unknown = sorted(set(entry["gpt"]) - {field.name for field in fields(GPTConfig)})
+    adapter = entry.get("adapter")
+    _refuse_unknown(entry["gpt"], GPTConfig, name)
+    if adapter is not None:
+        _refuse_unknown(adapter, AdapterOrigin, name)
+        _refuse_unknown(adapter["lora"], LoRAConfig, name)
+        adapter = AdapterOrigin(**{**adapter, "lora": LoRAConfig(**adapter["lora"])})
+    state = entry["tokenizer"]
+    tokenizer = None if state is None else Tokenizer.from_state(state)
+    return Description(GPTConfig(**entry["gpt"]), tokenizer, adapter)
+
+
+def _refuse_unknown(values: dict[str, Any], kind: type[Any], name: str) -> None:
+    unknown = sorted(values.keys() - {field.name for field in fields(kind)})
     if unknown:
         raise InputError(
             f"{name} was written by a newer release: this one does not know {', '.join(unknown)}; "
             "upgrade lit-gpt-kit"
         )
-    state = entry["tokenizer"]
-    tokenizer = None if state is None else Tokenizer.from_state(state)
-    return Description(GPTConfig(**entry["gpt"]), tokenizer)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -42,6 +42,10 @@ class SafetensorsFolder:
         self._open: tuple[Path, Any] | None = None
         self._num_read = 0
 
+    def files(self) -> list[Path]:
+        """The files, by name."""
+        return sorted(set(self._files.values()))
+
     def names(self) -> list[str]:
         """All tensors, file by file."""
         return sorted(self._files, key=lambda name: (self._files[name], name))

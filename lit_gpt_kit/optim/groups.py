@@ -40,7 +40,9 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def decay_groups(
-    parameters: Iterable[tuple[str, nn.Parameter]], layer_lr_decay: float = 1.0
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    layer_lr_decay: float = 1.0,
+    num_layers: int = 0,
 ) -> list[dict[str, Any]]:
     """Matrices, which the optimiser's weight decay falls on, and the rest, without; by layer.
 
@@ -55,6 +57,7 @@ def decay_groups(
     Args:
         parameters: named parameters; frozen ones are left out.
         layer_lr_decay: share of the learning rate that is left one layer deeper.
+        num_layers: of the network; needed where `layer_lr_decay` is below 1.
 
     Returns:
         Groups that any torch optimiser takes, the fastest first; one without parameters is left
@@ -66,11 +69,8 @@ def decay_groups(
     """
     if not 0.0 < layer_lr_decay <= 1.0:
         raise InputError(f"layer_lr_decay={layer_lr_decay} must be above 0 and at most 1")
-    named = list(parameters)
-    numbers = [int(found[1]) for name, _ in named if (found := LAYER.search(name))]
-    num_layers = max(numbers, default=-1) + 1
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    for name, parameter in named:
+    for name, parameter in parameters:
         if not parameter.requires_grad:
             continue
         depth = 0 if layer_lr_decay == 1.0 else _depth(name, num_layers)

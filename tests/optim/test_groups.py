@@ -82,7 +82,7 @@ class Task(nn.Module):
 
 def test_deeper_layers_learn_slower() -> None:
     task = Task()
-    optimizer = torch.optim.SGD(decay_groups(task.named_parameters(), 0.5), lr=0.8)
+    optimizer = torch.optim.SGD(decay_groups(task.named_parameters(), 0.5, 3), lr=0.8)
     scale_rates(optimizer)
     rates = {
         name: group["lr"]
@@ -106,7 +106,7 @@ def test_deeper_layers_learn_slower() -> None:
 def test_what_is_frozen_still_counts_as_a_layer() -> None:
     task = Task()
     freeze(task, ["blocks.2"])
-    groups = decay_groups(task.named_parameters(), 0.5)
+    groups = decay_groups(task.named_parameters(), 0.5, 3)
     (slowest,) = [group for group in groups if group["lr_scale"] == 0.5**4]
     assert names(task, slowest["params"]) == {
         "model.token_embedding.weight",
@@ -116,7 +116,7 @@ def test_what_is_frozen_still_counts_as_a_layer() -> None:
 
 def test_a_step_follows_the_rates_and_the_schedule() -> None:
     task = Task()
-    optimizer = torch.optim.SGD(decay_groups(task.named_parameters(), 0.1), lr=1.0)
+    optimizer = torch.optim.SGD(decay_groups(task.named_parameters(), 0.1, 3), lr=1.0)
     scale_rates(optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
     before = task.model.blocks[2].mlp.up.weight.detach().clone()
