@@ -242,6 +242,25 @@ def merge_lora(model: GPT) -> GPT:
     return model.requires_grad_(True) if layers else model
 
 
+def load_trained(model: GPT, tensors: Mapping[str, Tensor]) -> None:
+    """Put what was trained, and nothing else, in its place; what is frozen stays untouched.
+
+    Raises:
+        InputError: a trained tensor is missing, one is left over, or of another shape.
+    """
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    try:
+        unknown = model.load_state_dict(tensors, strict=False).unexpected_keys
+    except RuntimeError as error:  # shapes
+        raise InputError(str(error).splitlines()[1].strip()) from None
+    odd = [*unknown, *sorted(trained - tensors.keys())]
+    if odd:
+        raise InputError(
+            f"{odd[0]} is {'no weight of this network' if unknown else 'missing'}, and "
+            f"{len(odd) - 1} more do not fit"
+        )
+
+
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
     """The layers with matrices beside them, by name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}

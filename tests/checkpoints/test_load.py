@@ -9,11 +9,18 @@ import pytest
 import torch
 
 from lit_gpt_kit import GPT, SamplingConfig, generate, load_model
+from lit_gpt_kit.checkpoints.fingerprint import fingerprint_weights
 from lit_gpt_kit.checkpoints.load import load_tokenizer
 from lit_gpt_kit.checkpoints.locate import find_checkpoint
-from lit_gpt_kit.checkpoints.native import KEY
+from lit_gpt_kit.checkpoints.native import (
+    KEY,
+    NETWORK_PREFIX,
+    AdapterOrigin,
+    describe_into,
+)
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.config import PositionKind
+from lit_gpt_kit.model.lora import LoRAConfig, apply_lora, lora_layers
 
 SaveNetwork = Callable[..., tuple[Path, GPT]]
 
@@ -176,3 +183,117 @@ def test_a_file_is_its_own_checkpoint(tmp_path: Path) -> None:
     make_files(tmp_path / "checkpoints", "best.ckpt", "step=5.ckpt")
     path = tmp_path / "checkpoints" / "step=5.ckpt"
     assert find_checkpoint(path) == path
+
+
+# ---- checkpoints that hold what was trained beside a base ----
+
+
+def save_adapters(path: Path, base: Path, **kind: Any) -> GPT:
+    """Adapters on `base`, saved alone; returns the network with them."""
+    model, tokenizer = load_model(base)
+    config = LoRAConfig(**kind)
+    apply_lora(model, config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    weights = {
+        NETWORK_PREFIX + name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    checkpoint: dict[str, Any] = {"state_dict": weights}
+    origin = AdapterOrigin(config, str(base), fingerprint_weights(base))
+    describe_into(checkpoint, model.config, tokenizer, origin)
+    torch.save(checkpoint, path)
+    return model
+
+
+@pytest.fixture
+def base(save_network: SaveNetwork) -> Path:
+    return save_network(position="rotary", num_kv_heads=1)[0]
+
+
+@pytest.mark.parametrize("kind", [{}, {"use_dora": True, "targets": ["q", "mlp"], "rank": 2}])
+def test_adapters_are_folded_into_their_base(
+    base: Path, tmp_path: Path, kind: dict[str, Any]
+) -> None:
+    unmerged = save_adapters(tmp_path / "adapters.ckpt", base, **kind)
+    model, tokenizer = load_model(tmp_path / "adapters.ckpt")
+    expected = logits_of(unmerged, 257)
+    torch.testing.assert_close(logits_of(model, 257), expected, rtol=0, atol=1e-5)
+    assert (logits_of(load_model(base)[0], 257) - expected).abs().max() > 1e-2
+    assert not lora_layers(model)
+    assert not model.training
+    assert load_tokenizer(tmp_path / "adapters.ckpt").fingerprint == tokenizer.fingerprint
+    rounded, _ = load_model(tmp_path / "adapters.ckpt", torch.bfloat16)
+    assert {p.dtype for p in rounded.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(
+        logits_of(rounded, 257).float(), expected, rtol=0, atol=0.08 * expected.std().item()
+    )
+
+
+def test_a_base_that_moved(base: Path, tmp_path: Path) -> None:
+    save_adapters(tmp_path / "adapters.ckpt", base)
+    before, _ = load_model(tmp_path / "adapters.ckpt")
+    base.rename(tmp_path / "elsewhere.ckpt")
+    with pytest.raises(MissingFileError) as caught:
+        load_model(tmp_path / "adapters.ckpt")
+    assert str(caught.value) == (
+        f"{tmp_path}/adapters.ckpt holds adapters of {base}, and not that model itself: model "
+        f"{base} does not exist (from {Path.cwd()}); bring it back, or say where it lies: lit-gpt "
+        f"merge {tmp_path}/adapters.ckpt FOLDER --base MODEL"
+    )
+    again, _ = load_model(tmp_path / "adapters.ckpt", base=tmp_path / "elsewhere.ckpt")
+    assert torch.equal(logits_of(again, 257), logits_of(before, 257))
+
+
+def test_adapters_for_another_base(base: Path, tmp_path: Path, save_network: SaveNetwork) -> None:
+    save_adapters(tmp_path / "adapters.ckpt", base)
+    of_old = fingerprint_weights(base)
+    save_network(position="rotary", num_kv_heads=1)  # other weights in its place
+    with pytest.raises(InputError) as caught:
+        load_model(tmp_path / "adapters.ckpt")
+    assert str(caught.value) == (
+        f"{tmp_path}/adapters.ckpt holds adapters for another base: they were trained on {base}, "
+        f"whose weights had sha256 {of_old[:12]}..., and those of {base} have "
+        f"{fingerprint_weights(base)[:12]}...; name the model they were trained on: lit-gpt merge "
+        f"{tmp_path}/adapters.ckpt FOLDER --base MODEL"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("model.blocks.0.mlp.up.a"), "blocks.0.mlp.up.a is missing"),
+        (
+            lambda weights: weights.update({"model.blocks.9.a": torch.ones(1)}),
+            "blocks.9.a is no weight of this network",
+        ),
+        (
+            lambda weights: weights.update({"model.blocks.0.mlp.up.a": torch.ones(1)}),
+            "size mismatch for blocks.0.mlp.up.a",
+        ),
+    ],
+)
+def test_adapters_that_do_not_fit(
+    base: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    path = tmp_path / "adapters.ckpt"
+    save_adapters(path, base)
+    checkpoint = torch.load(path, weights_only=True)
+    change(checkpoint["state_dict"])
+    torch.save(checkpoint, path)
+    with pytest.raises(InputError) as caught:
+        load_model(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_adapters_of_a_newer_release(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "adapters.ckpt"
+    save_adapters(path, base)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint[KEY]["adapter"]["lora"]["use_magic"] = True
+    torch.save(checkpoint, path)
+    with pytest.raises(InputError, match="this one does not know use_magic; upgrade"):
+        load_model(path)
