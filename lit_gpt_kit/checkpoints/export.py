@@ -26,6 +26,7 @@ from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import new_folder, says_when_full
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.gpt import GPT
+from lit_gpt_kit.model.lora import lora_layers
 from lit_gpt_kit.tokenization.settings import SETTINGS_FILE
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
@@ -78,9 +79,13 @@ def write_folder(
     """The same into an empty folder that is there, file by file.
 
     Raises:
-        InputError: no family can hold the network.
+        InputError: no family can hold the network, or it has adapters.
         OSError: the disk is full.
     """
+    if lora_layers(model):
+        raise InputError(
+            "the network has LoRA beside its layers; merge it first: merge_lora(model)"
+        )
     model_type = find_family(model.config)
     write_words_and_tokenizer(model, tokenizer, folder, model_type)
     _write_weights(folder, _all_slots(model_type, model), shard_bytes)
@@ -144,10 +149,19 @@ def _write_weights(folder: Path, slots: dict[str, Slot], shard_bytes: int) -> No
     for file, keys in zip(names, shards, strict=True):
         # Tensors of our own memory: the library refuses those that share it.
         tensors = {key: slots[key].read().cpu().clone() for key in keys}
-        with _says_as_python_does():
-            save_file(tensors, folder / file, metadata={"format": "pt"})
-        # The library's own file would be readable by nobody else.
-        shutil.copymode(folder / CONFIG_FILE, folder / file)
+        save_tensors(tensors, folder / file, folder / CONFIG_FILE)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path, like: Path) -> None:
+    """Write a safetensors file, which the same people may read as the file `like`.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with _says_as_python_does():
+        save_file(tensors, path, metadata={"format": "pt"})
+    # The library's own file would be readable by nobody else.
+    shutil.copymode(like, path)
 
 
 def _fill_shards(slots: dict[str, Slot], shard_bytes: int) -> Iterable[list[str]]:

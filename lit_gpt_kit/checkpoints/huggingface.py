@@ -39,9 +39,9 @@ def load_folder(
 
 def read_words(folder: Path) -> Words:
     """The folder's config.json, its end tokens those of generation_config.json where it has any."""
-    words = _read_json(folder / CONFIG_FILE)
+    words = read_json(folder / CONFIG_FILE)
     if (folder / GENERATION_FILE).is_file():
-        said = _read_json(folder / GENERATION_FILE).get("eos_token_id")
+        said = read_json(folder / GENERATION_FILE).get("eos_token_id")
         if said is not None:
             words["eos_token_id"] = said
     return words
@@ -60,7 +60,13 @@ def check_vocabulary(vocab_size: Any, tokenizer: Tokenizer, name: str) -> None:
         )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: it is no JSON, or no object.
+    """
     if not path.is_file():
         raise MissingFileError(f"{path} does not exist")
     try:

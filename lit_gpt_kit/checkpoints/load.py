@@ -1,16 +1,25 @@
 """MODEL, as people name it, to a network and its tokenizer."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from lit_gpt_kit.checkpoints import huggingface
+from lit_gpt_kit.checkpoints.adapters import find_model_type, load_adapters
+from lit_gpt_kit.checkpoints.export import TOKENIZER_FILE
 from lit_gpt_kit.checkpoints.fingerprint import fingerprint_weights
-from lit_gpt_kit.checkpoints.locate import GGUF_SUFFIX, locate
-from lit_gpt_kit.checkpoints.native import NETWORK_PREFIX, read_checkpoint, read_description
+from lit_gpt_kit.checkpoints.locate import GGUF_SUFFIX, is_adapter, locate
+from lit_gpt_kit.checkpoints.native import (
+    NETWORK_PREFIX,
+    AdapterOrigin,
+    read_checkpoint,
+    read_description,
+)
+from lit_gpt_kit.checkpoints.peft_words import read_words
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.gpt import GPT
-from lit_gpt_kit.model.lora import apply_lora, load_trained, merge_lora
+from lit_gpt_kit.model.lora import LoRAConfig, apply_lora, load_trained, lora_layers, merge_lora
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 
@@ -41,7 +50,40 @@ def load_model(
         return load_gguf(path, dtype, device)
     if huggingface.is_folder(path):
         return huggingface.load_folder(path, dtype, device)
-    return _load_own(path, dtype, device, base)
+    if is_adapter(path):
+        model, tokenizer, _ = _load_peft(path, dtype, device, base)
+    else:
+        model, tokenizer, _ = _load_own(path, dtype, device, base)
+    return merge_lora(model).eval(), tokenizer
+
+
+def load_adapted(
+    name: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    base: str | Path | None = None,
+) -> tuple[GPT, Tokenizer, AdapterOrigin]:
+    """A network with its adapters beside its layers, in eval mode, its tokenizer, and its base.
+
+    Args:
+        name: a folder of adapters, or a run folder or .ckpt that holds adapters alone.
+        dtype: of the frozen weights.
+        device: where the weights go.
+        base: as in `load_model`.
+
+    Raises:
+        MissingFileError: there is no such file or folder, or no base of the adapters.
+        InputError: it holds no adapters, or as in `load_model`.
+    """
+    path = locate(name)
+    if path.suffix != GGUF_SUFFIX and not huggingface.is_folder(path):
+        load = _load_peft if is_adapter(path) else _load_own
+        model, tokenizer, origin = load(path, dtype, device, base)
+        if origin is not None:
+            # The hash takes as long as reading the weights, and loading alone has no use for it.
+            sha256 = origin.base_sha256 or fingerprint_weights(origin.base)
+            return model.eval(), tokenizer, replace(origin, base_sha256=sha256)
+    raise InputError(f"{path} holds a whole model, and no adapters")
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:
@@ -56,14 +98,16 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         from lit_gpt_kit.checkpoints.gguf import GGUFFile
 
         return GGUFFile(path).tokenizer()
-    if huggingface.is_folder(path):
+    if huggingface.is_folder(path) or (path / TOKENIZER_FILE).is_file():
         return Tokenizer.from_file(path)
+    if is_adapter(path):
+        return load_tokenizer(_base_of(path, read_words(path).base, None))
     return _need_tokenizer(read_description(read_checkpoint(path), str(path)).tokenizer, path)
 
 
 def _load_own(
     path: Path, dtype: torch.dtype, device: torch.device | str, base: str | Path | None
-) -> tuple[GPT, Tokenizer]:
+) -> tuple[GPT, Tokenizer, AdapterOrigin | None]:
     checkpoint = read_checkpoint(path)
     description = read_description(checkpoint, str(path))
     tokenizer = _need_tokenizer(description.tokenizer, path)
@@ -75,8 +119,8 @@ def _load_own(
     }
     origin = description.adapter
     if origin is not None:
-        found, _ = _load_base(path, origin.base, origin.base_sha256, dtype, device, base)
-        weights = found.state_dict()
+        origin = replace(origin, base=_base_of(path, origin.base, base))
+        weights = _load_base(path, origin, dtype, device)[0].state_dict()
     with torch.device("meta"):
         model = GPT(description.config, initialize=False)
     try:
@@ -91,43 +135,54 @@ def _load_own(
             load_trained(apply_lora(model, origin.lora), saved)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        merge_lora(model)
-    return model.eval(), tokenizer
+    return model, tokenizer, origin
+
+
+def _load_peft(
+    path: Path, dtype: torch.dtype, device: torch.device | str, base: str | Path | None
+) -> tuple[GPT, Tokenizer, AdapterOrigin]:
+    words = read_words(path)
+    origin = AdapterOrigin(LoRAConfig(), _base_of(path, words.base, base), words.base_sha256 or "")
+    model, tokenizer = _load_base(path, origin, dtype, device)
+    if (path / TOKENIZER_FILE).is_file():  # perhaps with another chat template
+        tokenizer = Tokenizer.from_file(path)
+        huggingface.check_vocabulary(model.config.vocab_size, tokenizer, str(path))
+    load_adapters(model, path, find_model_type(origin.base, model.config))
+    layer = next(iter(lora_layers(model).values()))
+    return model, tokenizer, replace(origin, lora=layer.config)
+
+
+def _base_of(path: Path, said: str | None, base: str | Path | None) -> str:
+    """The MODEL that adapters belong to: where the caller says, or they do."""
+    name = said if base is None else str(base)
+    if not name:
+        raise InputError(f"{path} does not say which model its adapters belong to; {_remedy(path)}")
+    return name
 
 
 def _load_base(
-    path: Path,
-    said: str,
-    sha256: str | None,
-    dtype: torch.dtype,
-    device: torch.device | str,
-    base: str | Path | None,
+    path: Path, origin: AdapterOrigin, dtype: torch.dtype, device: torch.device | str
 ) -> tuple[GPT, Tokenizer]:
-    """The network that adapters belong to.
-
-    Args:
-        path: the adapters.
-        said: where they say that it lies.
-        sha256: of its weights, where they say so.
-        dtype: of the weights.
-        device: where they go.
-        base: where it lies instead.
-    """
-    name = said if base is None else base
+    """The network that the adapters at `path` belong to."""
     try:
-        found = None if sha256 is None else fingerprint_weights(name)
+        locate(origin.base)
     except MissingFileError as error:
         raise MissingFileError(
-            f"{path} holds adapters of {said}, and not that model itself: {error}; bring it back, "
-            f"or say where it lies: lit-gpt merge {path} FOLDER --base MODEL"
+            f"{path} holds adapters alone, and their base is not there: {error}; bring it back, or "
+            f"say where it is: {_remedy(path)}"
         ) from None
-    if sha256 is not None and found is not None and found != sha256:
+    found = fingerprint_weights(origin.base) if origin.base_sha256 else ""
+    if found != origin.base_sha256:
         raise InputError(
-            f"{path} holds adapters for another base: they were trained on {said}, whose weights "
-            f"had sha256 {sha256[:12]}..., and those of {name} have {found[:12]}...; name the "
-            f"model they were trained on: lit-gpt merge {path} FOLDER --base MODEL"
+            f"{path} holds adapters for another base: the weights they were trained on have "
+            f"sha256 {origin.base_sha256[:12]}..., those of {origin.base} {found[:12]}...; name "
+            f"the model they were trained on: {_remedy(path)}"
         )
-    return load_model(name, dtype, device)
+    return load_model(origin.base, dtype, device)
+
+
+def _remedy(path: Path) -> str:
+    return f"lit-gpt merge {path} FOLDER --base MODEL"
 
 
 def _need_tokenizer(tokenizer: Tokenizer | None, path: Path) -> Tokenizer:

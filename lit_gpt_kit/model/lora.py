@@ -6,7 +6,7 @@ A has `rank` rows and B as many columns; both can be folded into W again. Source
 
 import copy
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,7 +110,7 @@ class LoRALinear(nn.Module):
         for b in self.b.values():
             nn.init.zeros_(b)
         if self.config.use_dora:
-            lengths = self._split(self._float_weight().norm(dim=1))
+            lengths = self.row_lengths()
             self.magnitude.update({name: lengths[name].clone() for name in self.targets})
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
@@ -132,6 +132,11 @@ class LoRALinear(nn.Module):
         """A and B of a part, to read or to write to."""
         start = self.targets.index(name) * self.config.rank
         return self.a[start : start + self.config.rank], self.b[name]
+
+    @torch.no_grad()
+    def row_lengths(self) -> dict[str, Float[Tensor, " rows"]]:
+        """How long the frozen rows of each part are."""
+        return self._split(self._float_weight().norm(dim=1))
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
@@ -204,8 +209,8 @@ def apply_lora(model: GPT, config: LoRAConfig) -> GPT:
     """
     if lora_layers(model):
         raise InputError("the network has LoRA already; merge it first")
-    layers = {name: (layer, _parts(model, name, layer)) for name, layer in _linear_layers(model)}
-    there_are = {full: name for name, (_, parts) in layers.items() for full in parts}
+    layers = layer_parts(model)
+    there_are = {full: name for name, parts in layers.items() for full in parts}
     chosen: set[str] = set()
     for pattern in config.targets:
         found = {
@@ -217,8 +222,10 @@ def apply_lora(model: GPT, config: LoRAConfig) -> GPT:
             raise InputError(_no_match(pattern, model, list(there_are)))
         chosen |= found
     model.requires_grad_(False)
-    for name, (layer, parts) in layers.items():
+    for name, parts in layers.items():
         if chosen & parts.keys():
+            layer = model.get_submodule(name)
+            assert isinstance(layer, nn.Linear)
             short = {full.rpartition(".")[2]: rows for full, rows in parts.items()}
             targets = {full.rpartition(".")[2] for full in parts.keys() & chosen}
             model.set_submodule(name, LoRALinear(layer, short, targets, config))
@@ -261,29 +268,28 @@ def load_trained(model: GPT, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
-    """The layers with matrices beside them, by name."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
-
-
-def _linear_layers(model: GPT) -> Iterator[tuple[str, nn.Linear]]:
+def layer_parts(model: GPT) -> dict[str, dict[str, int]]:
+    """The linear layers by name, with the full names of their parts and their numbers of rows."""
+    layers: dict[str, dict[str, int]] = {}
     for name, module in model.named_modules():
         # A router decides who works, which no adapter of another library touches.
         is_router = name.endswith(".router")
         is_tied = module is model.lm_head and model.config.tie_embeddings
-        if isinstance(module, nn.Linear) and not is_router and not is_tied:
-            yield name, module
+        if not isinstance(module, nn.Linear) or is_router or is_tied:
+            continue
+        parent = name.rpartition(".")[0]
+        attention = model.get_submodule(parent)
+        if isinstance(attention, CausalSelfAttention) and module is attention.qkv:
+            rows = zip("qkv", attention.splits, strict=True)
+            layers[name] = {f"{parent}.{part}": number for part, number in rows}
+        else:
+            layers[name] = {name: module.out_features}
+    return layers
 
 
-def _parts(model: GPT, name: str, layer: nn.Linear) -> dict[str, int]:
-    """The full names of a layer's parts and their numbers of rows."""
-    parent = name.rpartition(".")[0]
-    attention = model.get_submodule(parent)
-    if isinstance(attention, CausalSelfAttention) and layer is attention.qkv:
-        return {
-            f"{parent}.{part}": rows for part, rows in zip("qkv", attention.splits, strict=True)
-        }
-    return {name: layer.out_features}
+def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    """The layers with matrices beside them, by name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
 
 
 def _no_match(pattern: str, model: GPT, names: list[str]) -> str:

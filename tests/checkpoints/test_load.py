@@ -240,8 +240,8 @@ def test_a_base_that_moved(base: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError) as caught:
         load_model(tmp_path / "adapters.ckpt")
     assert str(caught.value) == (
-        f"{tmp_path}/adapters.ckpt holds adapters of {base}, and not that model itself: model "
-        f"{base} does not exist (from {Path.cwd()}); bring it back, or say where it lies: lit-gpt "
+        f"{tmp_path}/adapters.ckpt holds adapters alone, and their base is not there: model "
+        f"{base} does not exist (from {Path.cwd()}); bring it back, or say where it is: lit-gpt "
         f"merge {tmp_path}/adapters.ckpt FOLDER --base MODEL"
     )
     again, _ = load_model(tmp_path / "adapters.ckpt", base=tmp_path / "elsewhere.ckpt")
@@ -255,9 +255,9 @@ def test_adapters_for_another_base(base: Path, tmp_path: Path, save_network: Sav
     with pytest.raises(InputError) as caught:
         load_model(tmp_path / "adapters.ckpt")
     assert str(caught.value) == (
-        f"{tmp_path}/adapters.ckpt holds adapters for another base: they were trained on {base}, "
-        f"whose weights had sha256 {of_old[:12]}..., and those of {base} have "
-        f"{fingerprint_weights(base)[:12]}...; name the model they were trained on: lit-gpt merge "
+        f"{tmp_path}/adapters.ckpt holds adapters for another base: the weights they were trained "
+        f"on have sha256 {of_old[:12]}..., those of {base} {fingerprint_weights(base)[:12]}...; "
+        "name the model they were trained on: lit-gpt merge "
         f"{tmp_path}/adapters.ckpt FOLDER --base MODEL"
     )
 
