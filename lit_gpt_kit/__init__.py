@@ -10,28 +10,44 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lit_gpt_kit.callbacks.classification_metrics import (
+        ClassificationMetrics as ClassificationMetrics,
+    )
+    from lit_gpt_kit.callbacks.generation_metrics import GenerationMetrics as GenerationMetrics
     from lit_gpt_kit.callbacks.throughput import Throughput as Throughput
     from lit_gpt_kit.checkpoints.load import load_model as load_model
+    from lit_gpt_kit.data.classification import (
+        ClassificationDataModule as ClassificationDataModule,
+    )
+    from lit_gpt_kit.data.instruction import InstructionDataModule as InstructionDataModule
     from lit_gpt_kit.data.text import TextDataModule as TextDataModule
     from lit_gpt_kit.errors import InputError as InputError
     from lit_gpt_kit.generation.generate import generate as generate
     from lit_gpt_kit.generation.sampling import SamplingConfig as SamplingConfig
     from lit_gpt_kit.model.config import GPTConfig as GPTConfig
     from lit_gpt_kit.model.gpt import GPT as GPT
+    from lit_gpt_kit.model.lora import LoRAConfig as LoRAConfig
     from lit_gpt_kit.optim.schedules import WarmupCosine as WarmupCosine
     from lit_gpt_kit.optim.schedules import WarmupLinear as WarmupLinear
     from lit_gpt_kit.optim.schedules import WarmupStableDecay as WarmupStableDecay
     from lit_gpt_kit.tasks.base import Task as Task
+    from lit_gpt_kit.tasks.classification import SequenceClassification as SequenceClassification
     from lit_gpt_kit.tasks.language_modeling import LanguageModeling as LanguageModeling
     from lit_gpt_kit.tokenization.tokenizer import Tokenizer as Tokenizer
     from lit_gpt_kit.tokenization.training import TokenizerConfig as TokenizerConfig
 
 _HOMES = {
+    "ClassificationDataModule": "data.classification",
+    "ClassificationMetrics": "callbacks.classification_metrics",
     "GPT": "model.gpt",
     "GPTConfig": "model.config",
+    "GenerationMetrics": "callbacks.generation_metrics",
     "InputError": "errors",
+    "InstructionDataModule": "data.instruction",
     "LanguageModeling": "tasks.language_modeling",
+    "LoRAConfig": "model.lora",
     "SamplingConfig": "generation.sampling",
+    "SequenceClassification": "tasks.classification",
     "Task": "tasks.base",
     "TextDataModule": "data.text",
     "Throughput": "callbacks.throughput",

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
+from lit_gpt_kit.callbacks.classification_metrics import ClassificationMetrics
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
 from lit_gpt_kit.callbacks.prediction_writer import PredictionWriter
 from lit_gpt_kit.callbacks.throughput import Throughput
@@ -17,6 +18,7 @@ from lit_gpt_kit.cli.narrator import Narrator
 from lit_gpt_kit.cli.progress import ProgressLines, StepBar
 from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
 from lit_gpt_kit.loggers.wandb import build_wandb_logger
+from lit_gpt_kit.tasks.classification import SequenceClassification
 
 
 def complete_callbacks(
@@ -37,6 +39,8 @@ def complete_callbacks(
         wanted.append(StepBar() if sys.stdout.isatty() else ProgressLines())
     if command == "predict":
         wanted.append(PredictionWriter(run_dir / "predictions.jsonl"))
+    elif isinstance(module, SequenceClassification):
+        wanted.append(ClassificationMetrics())
     if command == "fit":
         last = next((c for c in given if isinstance(c, LastCheckpoint)), None)
         last = last or LastCheckpoint(run_dir / "checkpoints")

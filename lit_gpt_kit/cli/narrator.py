@@ -55,8 +55,7 @@ class Narrator(Callback):
         for name in ("train/loss", *sorted(m for m in metrics if m.startswith("val/"))):
             if name in metrics:
                 print(f"{name:>20}: {float(metrics[name]):.4f}")
-        prompt = _show_sample(pl_module)
-        print(f"\nnext: lit-gpt generate {shlex.quote(str(self.run_dir))} --prompt {prompt}")
+        print(f"\nnext: {_next_command(pl_module, shlex.quote(str(self.run_dir)))}")
 
 
 def _describe_model(module: LightningModule) -> str:
@@ -73,26 +72,26 @@ def _describe_model(module: LightningModule) -> str:
 
 def _describe_data(trainer: Trainer) -> str:
     data: Any = getattr(trainer, "datamodule", None)
-    if not hasattr(data, "train_stream"):
+    if not hasattr(data, "describe"):
         return "" if data is None else type(data).__name__
-    return (
-        f"{data.train_stream.num_tokens:,} tokens to train on, {data.val_stream.num_tokens:,} to "
-        f"validate on, from {', '.join(data.sources)}"
-    )
+    return str(data.describe())
 
 
 def _describe_training(trainer: Trainer) -> str:
     steps = trainer.estimated_stepping_batches
     length = "until it is stopped" if steps == float("inf") else f"{int(steps):,} steps"
     data: Any = getattr(trainer, "datamodule", None)
-    if hasattr(data, "train_stream"):
-        rows = data.batch_size * data.batches_per_step * trainer.world_size
-        tokens = rows * data.block_size
-        length += f" of {tokens:,} tokens"
-        if steps != float("inf"):
-            length += f" ({steps * tokens / data.train_stream.num_tokens:.1f} epochs)"
+    if hasattr(data, "describe_steps"):
+        length += f" {data.describe_steps(steps, trainer.world_size)}"
     devices = f"{trainer.num_devices} x " if trainer.num_devices > 1 else ""
     return f"{length}, {trainer.precision} on {devices}{trainer.strategy.root_device.type}"
+
+
+def _next_command(module: LightningModule, run_dir: str) -> str:
+    suggest: Any = getattr(module, "suggest", None)
+    if hasattr(module, "generate") or suggest is None:
+        return f"lit-gpt generate {run_dir} --prompt {_show_sample(module)}"
+    return str(suggest(run_dir))
 
 
 def _show_sample(module: LightningModule) -> str:

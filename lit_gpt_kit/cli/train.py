@@ -17,7 +17,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_gpt_kit.checkpoints.native import KEY, read_checkpoint, read_description
+from lit_gpt_kit.callbacks.prediction_writer import PredictionWriter
+from lit_gpt_kit.checkpoints.native import (
+    KEY,
+    Description,
+    read_checkpoint,
+    read_description,
+)
 from lit_gpt_kit.cli.config_errors import one_line
 from lit_gpt_kit.cli.config_files import check_config_files
 from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers
@@ -25,7 +31,7 @@ from lit_gpt_kit.cli.run_folder import ROOT, choose_run, point_latest_to, run_na
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
 
-PLACES = ("config", "run_dir", "ckpt_path", "weights_only")
+PLACES = ("config", "run_dir", "ckpt_path", "weights_only", "output")
 """Keys of a command that say where, not what: a repeated run chooses its own."""
 INTERRUPTED = 130
 
@@ -56,6 +62,7 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, command: str, arguments: list[str]) -> None:
         self.command = command
+        self._description: Description | None = None
         self.exit_status = 0
         parser_kwargs = {"exit_on_error": False}
         super().__init__(
@@ -85,6 +92,13 @@ class TrainingCLI(LightningCLI):
             default=None,
             help="Where the run goes; runs/<config file's name>/<UTC time> by default.",
         )
+        if self.command == "predict":
+            parser.add_argument(
+                "--output",
+                type=str | None,
+                default=None,
+                help="Where predictions go, .jsonl or .csv; RUN_DIR/predictions.jsonl by default.",
+            )
         parser.set_defaults(
             {
                 "model": {"class_path": "lit_gpt_kit.LanguageModeling"},
@@ -123,7 +137,7 @@ class TrainingCLI(LightningCLI):
         try:
             content = read_checkpoint(checkpoint)
             if KEY in content:  # a LightningModule of another project need not have it
-                read_description(content, str(checkpoint))
+                self._description = read_description(content, str(checkpoint))
         except InputError:
             self._forget_run_folder()
             raise
@@ -139,12 +153,16 @@ class TrainingCLI(LightningCLI):
             # The parser makes one ValueError of whatever a constructor raises.
             self._forget_run_folder()
             raise InputError(one_line(str(error), [])) from error
+        if self._description is not None and hasattr(self.model, "start_from"):
+            self.model.start_from(self._description)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The configured Trainer, with what a run folder needs wherever nothing else was chosen."""
         chosen = self._get(self.config_init, "trainer")
         given = chosen.callbacks or []
         given = given if isinstance(given, list) else [given]
+        if self.command == "predict" and self.config[self.command].output is not None:
+            given = [*given, PredictionWriter(self.config[self.command].output)]
         silent = chosen.enable_progress_bar is False
         logger: Any = False
         if self.command == "fit" and not chosen.fast_dev_run:
@@ -191,7 +209,7 @@ class TrainingCLI(LightningCLI):
         if self.command == "fit" or not (self.run_dir / "config.yaml").exists():
             config = self.config[self.command].clone()
             for key in PLACES:
-                config.pop(key)
+                config.pop(key, None)
             text = self._parser(self.command).dump(config, skip_unset=False, skip_validation=True)
             write_atomically(self.run_dir / "config.yaml", text)
         if self.command == "fit":
@@ -232,7 +250,9 @@ class TrainingCLI(LightningCLI):
                 print(f"{name:>20}: {value:.4f}")
             print(f"written to {path}")
         if self.command == "predict":
-            print(f"written to {self.run_dir / 'predictions.jsonl'}, a row of tokens a line")
+            callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+            for writer in (c for c in callbacks if isinstance(c, PredictionWriter)):
+                print(f"written to {writer.path}, {writer.num_rows:,} rows")
 
 
 def _comes_from_lightning(error: BaseException) -> bool:

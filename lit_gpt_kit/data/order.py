@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.int64]
 
 NUM_ROUNDS = 6
+STEPS_SORTED = 50
+"""Rows are sorted by length within so many steps; more pad less and mix less."""
 
 
 def row_starts(samples: Numbers, num_tokens: int, block_size: int, seed: int) -> Numbers:
@@ -61,6 +63,40 @@ def shuffle(index: Numbers, size: int, key: int) -> Numbers:
         out[outside] = left << half_bits | right
         outside = out >= size
     return out.astype(np.int64)
+
+
+def epoch_order(lengths: Numbers, rows_per_step: int, seed: int, epoch: int) -> Numbers:
+    """Which rows each step of an epoch reads, rows of like length in a step.
+
+    Every row is read at least once; where rows and steps do not come out even, the last step is
+    filled up with rows of the epoch's beginning. Rows are shuffled first, then sorted by length
+    within stretches of `STEPS_SORTED` steps, so that little is padded and much is left to chance,
+    and the steps of a stretch are shuffled again.
+
+    Args:
+        lengths: (rows,) what to sort by.
+        rows_per_step: rows of a step, over all its micro-batches and ranks.
+        seed: another seed is another order.
+        epoch: its number, from 0.
+
+    Returns:
+        (steps, rows_per_step) row numbers.
+    """
+    num_rows = len(lengths)
+    num_steps = steps_per_epoch(num_rows, rows_per_step)
+    key = int(_mix(_mix(np.uint64(seed & (2**64 - 1))) ^ np.uint64(epoch)))
+    rows = np.resize(shuffle(np.arange(num_rows), num_rows, key), num_steps * rows_per_step)
+    for start in range(0, len(rows), STEPS_SORTED * rows_per_step):
+        stretch = rows[start : start + STEPS_SORTED * rows_per_step]
+        ordered = stretch[np.argsort(lengths[stretch], kind="stable")].reshape(-1, rows_per_step)
+        steps = shuffle(np.arange(len(ordered)), len(ordered), key + start + 1)
+        stretch[:] = ordered[steps].reshape(-1)
+    return rows.reshape(num_steps, rows_per_step)
+
+
+def steps_per_epoch(num_rows: int, rows_per_step: int) -> int:
+    """How many steps read every row once."""
+    return max(1, -(-num_rows // rows_per_step))
 
 
 def stratified_choice(num_items: int, fraction: float) -> Numbers:

@@ -1,17 +1,10 @@
 """TextDataModule: plain text of any size to batches for next-token training."""
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any
 
-import torch
-from filelock import FileLock
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.trainer.states import TrainerFn
-
+from lit_gpt_kit.data.base import DataModule, hash_parts
 from lit_gpt_kit.data.loader import EvalLoader, TrainLoader
 from lit_gpt_kit.data.packing import TokenStream, split_store
 from lit_gpt_kit.data.progress import show_progress
@@ -19,10 +12,10 @@ from lit_gpt_kit.data.sources import Source, read_pieces, resolve_sources
 from lit_gpt_kit.data.token_store import FORMAT_VERSION, TokenStore, open_or_build
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
-from lit_gpt_kit.tokenization.training import TokenizerConfig, train_tokenizer
+from lit_gpt_kit.tokenization.training import TokenizerConfig
 
 
-class TextDataModule(LightningDataModule):
+class TextDataModule(DataModule):
     """Text to batches of `input_ids` and `targets`, (batch_size, block_size) int64 each.
 
     The corpus is tokenised once, as a stream, into memory-mapped files under `cache_dir`; a run
@@ -42,7 +35,8 @@ class TextDataModule(LightningDataModule):
         val_fraction: share of the documents of `sources` kept for validation where `val_sources`
             is not given. With fewer than 1 / val_fraction documents it is the end of the text.
         tokenizer: a tokenizer.json, a folder with one or with GPT-2's vocab.json and merges.txt;
-            or what kind to train on `sources`, validation documents included.
+            or what kind to train on `sources`, validation documents included. By default the
+            pretrained model's, or where there is none a BPE that is trained.
         batch_size: rows per device.
         block_size: tokens in a row; by default the model's.
         text_field: the field that holds the text, in formats that have fields.
@@ -59,7 +53,7 @@ class TextDataModule(LightningDataModule):
         test_sources: list[str] | None = None,
         predict_sources: list[str] | None = None,
         val_fraction: float = 0.1,
-        tokenizer: TokenizerConfig | str = TokenizerConfig(),  # noqa: B008
+        tokenizer: TokenizerConfig | str | None = None,
         batch_size: int = 8,
         block_size: int | None = None,
         text_field: str = "text",
@@ -67,23 +61,15 @@ class TextDataModule(LightningDataModule):
         seed: int | None = None,
         cache_dir: str = "~/.cache/lit_gpt_kit",
     ) -> None:
-        super().__init__()
+        super().__init__(sources, tokenizer, batch_size, block_size, seed, cache_dir)
         if not 0.0 <= val_fraction < 1.0:
             raise InputError(f"val_fraction={val_fraction} must be at least 0 and below 1")
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} must be at least 1")
-        self.sources = sources
         self.val_sources = val_sources
         self.test_sources = test_sources
         self.predict_sources = predict_sources
         self.val_fraction = val_fraction
-        self.tokenizer_choice = tokenizer
-        self.batch_size = batch_size
         self.text_field = text_field
         self.isolate_documents = isolate_documents
-        self.cache_dir = Path(cache_dir).expanduser()
-        self._block_size = block_size
-        self._seed = seed
 
     def prepare_data(self) -> None:
         """Train the tokenizer and tokenise every source, unless that was done before."""
@@ -118,45 +104,26 @@ class TextDataModule(LightningDataModule):
                 "validation; raise it, add text, or set it to 0 to train without validation"
             )
 
-    @property
-    def block_size(self) -> int:
-        """Tokens in a row: as given, or the model's.
+    def resolve(self, sources: Sequence[str]) -> list[Source]:
+        """The files behind `sources`, and the field that holds their text."""
+        return resolve_sources(sources, self.text_field, self.cache_dir / "downloads")
 
-        Raises:
-            InputError: it was not given and there is no model to ask.
-        """
-        if self._block_size is not None:
-            return self._block_size
-        module = self.trainer.lightning_module if self.trainer is not None else None
-        size = getattr(module, "block_size", None)
-        if size is None:
-            raise InputError("block_size is not given, and there is no model to take it from")
-        return int(size)
+    def read_texts(self, sources: Sequence[Source]) -> Iterator[str]:
+        """All text, in pieces."""
+        return (piece.text for piece in read_pieces(sources))
 
-    @property
-    def batches_per_step(self) -> int:
-        """Micro-batches of an optimiser step."""
-        return self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+    def describe(self) -> str:
+        """What there is to train on, for people."""
+        return (
+            f"{self.train_stream.num_tokens:,} tokens to train on, "
+            f"{self.val_stream.num_tokens:,} to validate on, from {', '.join(self.sources)}"
+        )
 
-    def build_tokenizer(self) -> Tokenizer:
-        """The tokenizer: loaded, or trained on `sources` once and kept.
-
-        A hook for subclasses that bring a tokenizer of their own.
-        """
-        choice = self.tokenizer_choice
-        if isinstance(choice, str):
-            return Tokenizer.from_file(Path(choice).expanduser())
-        sources = self._resolve(self.sources)
-        key = _hash([FORMAT_VERSION, asdict(choice), [s.fingerprint for s in sources]])
-        path = self.cache_dir / "tokenizers" / f"{key}.json"
-        end_token = choice.specials[0] if choice.specials else None
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")):
-                if not path.exists():
-                    texts = (piece.text for piece in read_pieces(sources))
-                    train_tokenizer(choice, texts).save(path)
-        return Tokenizer.from_file(path, end_token)
+    def describe_steps(self, num_steps: float, num_ranks: int) -> str:
+        """How much that many steps read, for people."""
+        tokens = self.batch_size * self.batches_per_step * num_ranks * self.block_size
+        epochs = num_steps * tokens / self.train_stream.num_tokens
+        return f"of {tokens:,} tokens" + (f" ({epochs:.1f} epochs)" if epochs < inf else "")
 
     def train_dataloader(self) -> TrainLoader:
         """Endless training batches, from where training stands."""
@@ -193,37 +160,15 @@ class TextDataModule(LightningDataModule):
             stream, self.block_size, self.batch_size, self.isolate_documents, rank, num_ranks
         )
 
-    def _next_batch(self) -> int:
-        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
-            return 0
-        return self.trainer.global_step * self.batches_per_step
-
-    def _rank(self) -> tuple[int, int]:
-        if self.trainer is None:
-            return 0, 1
-        # Ranks that share one copy of the model (tensor parallel) share their rows too.
-        share = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
-        return int(share["rank"]), int(share["num_replicas"])
-
-    def _choose_seed(self) -> int:
-        # torch remembers what seed_everything gave it; ranks that were not seeded must agree.
-        seed = torch.initial_seed() if self._seed is None else self._seed
-        if self.trainer is not None:
-            seed = self.trainer.strategy.broadcast(seed)
-        return seed % 2**63
-
     def _whole(self, sources: list[str] | None) -> TokenStream | None:
         if sources is None:
             return None
         return split_store(self._open_store(sources, self.tokenizer), val_fraction=0.0)[0]
 
-    def _resolve(self, sources: Sequence[str]) -> list[Source]:
-        return resolve_sources(sources, self.text_field, self.cache_dir / "downloads")
-
     def _open_store(self, sources: Sequence[str], tokenizer: Tokenizer) -> TokenStore:
-        resolved = self._resolve(sources)
+        resolved = self.resolve(sources)
         fingerprints = [source.fingerprint for source in resolved]
-        key = _hash([FORMAT_VERSION, tokenizer.fingerprint, fingerprints])
+        key = hash_parts([FORMAT_VERSION, tokenizer.fingerprint, fingerprints])
         folder = self.cache_dir / "tokens" / key
         if folder.exists():
             return open_or_build(folder, lambda: read_pieces(resolved), tokenizer)
@@ -231,7 +176,3 @@ class TextDataModule(LightningDataModule):
         total = None if None in sizes else sum(size or 0 for size in sizes)
         with show_progress(f"tokenising {', '.join(sources)}", total) as advance:
             return open_or_build(folder, lambda: read_pieces(resolved), tokenizer, advance)
-
-
-def _hash(parts: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

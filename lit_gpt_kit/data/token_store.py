@@ -1,20 +1,17 @@
 """Documents as tokens on disk, memory-mapped: made once, whole or not at all."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
+from lit_gpt_kit.data.cache import build_once, flush_to_disk
 from lit_gpt_kit.data.documents import Piece
 from lit_gpt_kit.errors import InputError
-from lit_gpt_kit.files import says_when_full
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
@@ -56,9 +53,6 @@ def open_or_build(
 ) -> TokenStore:
     """The store in `folder`, made from `pieces` if it is not there yet.
 
-    Any number of processes may call this at once: one builds while the others wait. A process
-    killed half-way leaves nothing that is taken for a store.
-
     Args:
         folder: where the store lies; its name should change with the sources and the tokenizer.
         pieces: opens the stream of documents.
@@ -68,37 +62,17 @@ def open_or_build(
     Raises:
         InputError: there is no text, or the disk is full.
     """
-    if not _is_whole(folder):
-        with says_when_full(folder.parent):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            # The system lets go of the lock when its holder dies.
-            with FileLock(folder.with_suffix(".lock")):
-                if not _is_whole(folder):
-                    _build(folder, pieces(), tokenizer, on_progress)
-    return TokenStore(folder)
 
-
-def _build(
-    folder: Path, pieces: Iterable[Piece], tokenizer: Tokenizer, on_progress: Callable[[int], None]
-) -> None:
-    unfinished = folder.with_suffix(
-        ".unfinished"
-    )  # whoever left it there is dead: we hold the lock
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    try:
-        with says_when_full(folder.parent):  # here too, before what filled it is swept away
-            info = _write(unfinished, pieces, tokenizer, on_progress)
-            with (unfinished / "info.json").open("w") as file:
-                json.dump(asdict(info), file)
-                _flush_to_disk(file.fileno())
+    def write(unfinished: Path) -> None:
+        info = _write(unfinished, pieces(), tokenizer, on_progress)
+        with (unfinished / "info.json").open("wb") as file:
+            file.write(json.dumps(asdict(info)).encode())
+            flush_to_disk(file)
         if not info.num_tokens:
             raise InputError("the sources hold no text")
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one, or we would not be here
-        unfinished.rename(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+
+    build_once(folder, _is_whole, write)
+    return TokenStore(folder)
 
 
 def _write(
@@ -126,8 +100,7 @@ def _write(
             num_bytes += batch_bytes
             on_progress(batch_bytes)
         for file in (tokens, ends):
-            file.flush()
-            _flush_to_disk(file.fileno())
+            flush_to_disk(file)
     return StoreInfo(num_tokens, num_documents, num_bytes, dtype)
 
 
@@ -146,11 +119,6 @@ def _batches(pieces: Iterable[Piece]) -> Iterable[list[Piece]]:
 
 def _append(file: BinaryIO, numbers: list[int], dtype: str) -> None:
     file.write(np.array(numbers, dtype=dtype).tobytes())
-
-
-def _flush_to_disk(descriptor: int) -> None:
-    # Without it a power cut after the rename could leave a folder of empty files.
-    os.fsync(descriptor)
 
 
 def _is_whole(folder: Path) -> bool:

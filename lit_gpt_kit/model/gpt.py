@@ -128,6 +128,15 @@ class GPT(nn.Module):
                 else:
                     nn.init.normal_(projection, std=std / (2 * len(self.blocks)) ** 0.5)
 
+    def set_dropout(self, probability: float) -> None:
+        """Drop activations in training with another probability."""
+        self.config = replace(self.config, dropout=probability)
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = probability
+            elif isinstance(module, CausalSelfAttention):
+                module.dropout_p = probability
+
     def hidden_states(
         self,
         input_ids: Int[Tensor, "batch seq"],

@@ -1,17 +1,26 @@
 """LanguageModeling: next-token training, for pretraining and fine-tuning alike."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_gpt_kit.generation.generate import complete
+from lit_gpt_kit.generation.generate import complete, generate
 from lit_gpt_kit.generation.sampling import SamplingConfig
 from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.lora import LoRAConfig
 from lit_gpt_kit.model.loss import IGNORE_INDEX, next_token_loss
 from lit_gpt_kit.tasks.base import OptimizerFactory, ScheduleFactory, Task
 from lit_gpt_kit.tasks.next_token_metrics import NextTokenMetrics
+from lit_gpt_kit.tokenization.chat_template import (
+    Message,
+    chat_end_ids,
+    chat_stop_texts,
+    encode_chat,
+)
 
 
 class LanguageModeling(Task):
@@ -27,13 +36,18 @@ class LanguageModeling(Task):
         build_model(config): the network.
         compute_loss(batch): the summed loss of a batch and the number of its targets.
         configure_optimizers(): optimiser and schedule, as in every LightningModule.
-        generate(prompt): text, for callbacks and for you.
+        generate(prompt), answer(conversations): text, for callbacks and for you.
 
     Args:
-        gpt: the network.
+        gpt: the network; with `pretrained`, only its `dropout` counts.
         optimizer: any torch optimiser; it gets its parameters in two groups, matrices and the
             rest, and its weight decay falls on matrices alone.
         lr_schedule: learning-rate schedule, stepped every optimiser step; constant by default.
+        pretrained: the MODEL to start from: a Hugging Face folder or hub name, a .gguf, a run
+            folder or a .ckpt.
+        lora: train adapters of this kind instead of the weights.
+        freeze: patterns of names of weights that stay as they are, such as `model.blocks.[0-3].*`.
+        layer_lr_decay: the learning rate of each layer is that of the layer above times this.
         predict_top_k: how many likeliest next tokens `predict` returns.
     """
 
@@ -42,9 +56,13 @@ class LanguageModeling(Task):
         gpt: GPTConfig = GPTConfig(),  # noqa: B008
         optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=3e-4),
         lr_schedule: ScheduleFactory | None = None,
+        pretrained: str | None = None,
+        lora: LoRAConfig | None = None,
+        freeze: Sequence[str] = (),
+        layer_lr_decay: float = 1.0,
         predict_top_k: int = 5,
     ) -> None:
-        super().__init__(gpt, optimizer, lr_schedule)
+        super().__init__(gpt, optimizer, lr_schedule, pretrained, lora, freeze, layer_lr_decay)
         self.predict_top_k = predict_top_k
         self.val_metrics = NextTokenMetrics()
         self.test_metrics = NextTokenMetrics()
@@ -53,6 +71,11 @@ class LanguageModeling(Task):
         """Logits (batch, seq, vocab) of the token that follows each position."""
         logits: Tensor = self.network(input_ids, document_ids)
         return logits
+
+    @property
+    def expected_targets(self) -> int:
+        """Every position of a full batch."""
+        return self.block_size * super().expected_targets
 
     def compute_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Summed nats and number of targets."""
@@ -97,7 +120,6 @@ class LanguageModeling(Task):
             "top_log_probs": top.values,
         }
 
-    @torch.no_grad()
     def generate(self, prompt: str, max_new_tokens: int = 50, **sampling: Any) -> str:
         """The text that follows `prompt`.
 
@@ -111,13 +133,46 @@ class LanguageModeling(Task):
         """
         assert self.tokenizer is not None, "generating text needs a tokenizer"
         config = SamplingConfig(max_new_tokens=max_new_tokens, **sampling)
+        with self._writing():
+            (continuation,) = complete(self.network, self.tokenizer, [prompt], config)
+        return continuation.text
+
+    def answer(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        max_new_tokens: int = 128,
+        **sampling: Any,
+    ) -> list[str]:
+        """The assistant's next words in each conversation, all of them generated as one batch.
+
+        Args:
+            conversations: messages with `role` and `content`, laid out by the tokenizer's chat
+                template; the answer ends where the template ends a turn.
+            max_new_tokens: longest answer, in tokens.
+            sampling: the other fields of SamplingConfig.
+
+        Raises:
+            InputError: a conversation is longer than the block, or the template refuses it.
+        """
+        assert self.tokenizer is not None, "generating text needs a tokenizer"
+        prompts = [encode_chat(self.tokenizer, messages) for messages in conversations]
+        stop = (*sampling.pop("stop", ()), *chat_stop_texts(self.tokenizer))
+        config = SamplingConfig(max_new_tokens=max_new_tokens, stop=stop, **sampling)
+        ends = chat_end_ids(self.tokenizer)
+        with self._writing():
+            answers = generate(self.network, prompts, config, self.tokenizer, ends)
+        return [self.tokenizer.decode(ids).strip() for ids in answers]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Generation's state of the module, within the body."""
         was_training = self.training
         self.eval()
         try:
-            (continuation,) = complete(self.network, self.tokenizer, [prompt], config)
+            with torch.no_grad():
+                yield
         finally:
             self.train(was_training)
-        return continuation.text
 
     @cached_property
     def _byte_lengths(self) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lit_gpt_kit.data import text
+from lit_gpt_kit.data import base
 from lit_gpt_kit.data.loader import EvalLoader, TrainLoader
 from lit_gpt_kit.data.text import TextDataModule
 from lit_gpt_kit.errors import InputError, MissingFileError
@@ -54,7 +54,7 @@ MakeData = Callable[..., TextDataModule]
 def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was done that a cache should save: "encode" and "train", as often as it was."""
     done: list[str] = []
-    encode_batch, train = Tokenizer.encode_batch, text.train_tokenizer
+    encode_batch, train = Tokenizer.encode_batch, base.train_tokenizer
 
     def encode_and_note(self: Tokenizer, texts: Any) -> list[list[int]]:
         done.append("encode")
@@ -65,7 +65,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return train(config, texts)
 
     monkeypatch.setattr(Tokenizer, "encode_batch", encode_and_note)
-    monkeypatch.setattr(text, "train_tokenizer", train_and_note)
+    monkeypatch.setattr(base, "train_tokenizer", train_and_note)
     return done
 
 

@@ -1,0 +1,142 @@
+"""DataModule: what every way of reading data has in common."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lit_gpt_kit.data.sources import Source, resolve_sources
+from lit_gpt_kit.data.token_store import FORMAT_VERSION
+from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.tokenization.tokenizer import Tokenizer
+from lit_gpt_kit.tokenization.training import TokenizerConfig, train_tokenizer
+
+
+class DataModule(LightningDataModule):
+    """Sources, a tokenizer, and this rank's share of each batch; a subclass makes the batches.
+
+    Works in a Trainer or alone: `prepare_data()`, `setup("fit")`, `train_dataloader()`.
+
+    Args:
+        sources: files, folders, globs, URLs with their sha256.
+        tokenizer: a tokenizer.json or a folder with one; what to train on `sources`; by default the
+            pretrained model's, or one that is trained where there is no such model.
+        batch_size: rows per device.
+        block_size: longest row in tokens; by default the model's.
+        seed: decides the order of training; by default that of seed_everything.
+        cache_dir: where tokens, tokenizers and downloads are kept.
+    """
+
+    tokenizer: Tokenizer
+
+    def __init__(
+        self,
+        sources: list[str],
+        tokenizer: TokenizerConfig | str | None,
+        batch_size: int,
+        block_size: int | None,
+        seed: int | None,
+        cache_dir: str,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size} must be at least 1")
+        self.sources = sources
+        self.tokenizer_choice = tokenizer
+        self.batch_size = batch_size
+        self.cache_dir = Path(cache_dir).expanduser()
+        self._block_size = block_size
+        self._seed = seed
+
+    # ---- what subclasses change ----
+
+    def resolve(self, sources: Sequence[str]) -> list[Source]:
+        """The files behind `sources`."""
+        return resolve_sources(sources, "text", self.cache_dir / "downloads")
+
+    def read_texts(self, sources: Sequence[Source]) -> Iterator[str]:
+        """The texts that a tokenizer is trained on."""
+        raise NotImplementedError(f"{type(self).__name__} does not define read_texts")
+
+    def build_tokenizer(self) -> Tokenizer:
+        """The tokenizer: the model's, loaded from a file, or trained on `sources` once and kept.
+
+        A hook for subclasses that bring a tokenizer of their own.
+        """
+        choice = self.tokenizer_choice
+        if choice is None:
+            load = getattr(self._module, "load_tokenizer", None)
+            found: Tokenizer | None = None if load is None else load()
+            if found is not None:
+                return found
+            choice = TokenizerConfig()
+        if isinstance(choice, str):
+            return Tokenizer.from_file(Path(choice).expanduser())
+        sources = self.resolve(self.sources)
+        key = hash_parts([FORMAT_VERSION, asdict(choice), [s.fingerprint for s in sources]])
+        path = self.cache_dir / "tokenizers" / f"{key}.json"
+        end_token = choice.specials[0] if choice.specials else None
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock")):
+                if not path.exists():
+                    train_tokenizer(choice, self.read_texts(sources)).save(path)
+        return Tokenizer.from_file(path, end_token)
+
+    # ---- what the Trainer knows ----
+
+    @property
+    def block_size(self) -> int:
+        """Longest row in tokens: as given, or the model's.
+
+        Raises:
+            InputError: it was not given and there is no model to ask.
+        """
+        if self._block_size is not None:
+            return self._block_size
+        size = getattr(self._module, "block_size", None)
+        if size is None:
+            raise InputError("block_size is not given, and there is no model to take it from")
+        return int(size)
+
+    @property
+    def batches_per_step(self) -> int:
+        """Micro-batches of an optimiser step."""
+        return self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+
+    @property
+    def _module(self) -> Any:
+        return self.trainer.lightning_module if self.trainer is not None else None
+
+    def _next_batch(self) -> int:
+        """The number of the batch with which training goes on."""
+        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return 0
+        return self.trainer.global_step * self.batches_per_step
+
+    def _rank(self) -> tuple[int, int]:
+        """The number of this rank among those that share the rows of a batch, and their number."""
+        if self.trainer is None:
+            return 0, 1
+        # Ranks that share one copy of the model (tensor parallel) share their rows too.
+        share = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+        return int(share["rank"]), int(share["num_replicas"])
+
+    def _choose_seed(self) -> int:
+        # torch remembers what seed_everything gave it; ranks that were not seeded must agree.
+        seed = torch.initial_seed() if self._seed is None else self._seed
+        if self.trainer is not None:
+            seed = self.trainer.strategy.broadcast(seed)
+        return seed % 2**63
+
+
+def hash_parts(parts: list[Any]) -> str:
+    """A name for what `parts` describe, JSON values all; other parts, another name."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

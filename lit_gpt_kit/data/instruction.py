@@ -1,0 +1,329 @@
+"""InstructionDataModule: conversations to batches in which the assistant's words are learned."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from math import inf
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_gpt_kit.data.base import DataModule, hash_parts
+from lit_gpt_kit.data.chat_batches import ChatRows, PackedRows
+from lit_gpt_kit.data.chat_store import FORMAT_VERSION, ChatStore, Placed, open_or_build
+from lit_gpt_kit.data.conversations import Conversation, read_conversation
+from lit_gpt_kit.data.examples import GenerationExample
+from lit_gpt_kit.data.order import stratified_choice
+from lit_gpt_kit.data.progress import show_progress
+from lit_gpt_kit.data.row_loader import RowEvalLoader, RowTrainLoader
+from lit_gpt_kit.data.row_template import RowTemplate
+from lit_gpt_kit.data.rows import read_rows
+from lit_gpt_kit.data.sources import FileSource, Source
+from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.tokenization.answer_spans import LossOn
+from lit_gpt_kit.tokenization.chat_template import encode_chat
+from lit_gpt_kit.tokenization.template_files import find_template
+from lit_gpt_kit.tokenization.tokenizer import Tokenizer
+from lit_gpt_kit.tokenization.training import TokenizerConfig
+from lit_gpt_kit.tokenization.turns import EmptyTextError
+
+TooLong = Literal["cut", "drop"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The conversations of a split, and what was left out of them.
+
+    Attributes:
+        sources: the files they come from.
+        rows: those that are read.
+        num_cut: how many lost their end.
+        num_dropped: how many were too long and are left out.
+        num_without_target: how many are left out since nothing in them would be learned.
+        num_empty: how many rows are left out since a text in them is empty.
+    """
+
+    sources: list[str]
+    rows: ChatRows
+    num_cut: int
+    num_dropped: int
+    num_without_target: int
+    num_empty: int
+
+
+class InstructionDataModule(DataModule):
+    """Conversations to batches for `LanguageModeling`, loss on the assistant's words alone.
+
+    A row of a file is a conversation of one of these shapes, found by its keys or named by `shape`:
+    `messages` (role, content), `conversations` (ShareGPT's from, value), instruction with input and
+    output (Alpaca's), prompt and completion, question and answer (SQuAD's files as they are); or
+    `template` makes question and answer from any columns. The chat template lays a conversation
+    out, in a sandbox; what the model is to learn is an answer and the token that ends its turn.
+
+    A batch is a dict of `input_ids` and `targets`, (rows, longest), already shifted, with -100
+    where no loss falls, and where rows are packed `document_ids`: no conversation sees another.
+    Tokens and masks are kept on disk, so a second run starts at once. Which rows make the global
+    batch of a step depends on the seed and the step alone.
+
+    Args:
+        sources: files, folders, globs or URLs of .jsonl .json .csv .tsv .parquet, each also .gz or
+            .zst.
+        val_sources: rows for validation; by default a part of `sources`.
+        test_sources: rows for `test`; by default those for validation.
+        predict_sources: rows for `predict`; by default those for `test`.
+        val_fraction: share of the rows kept for validation where `val_sources` is not given.
+        shape: the shape of the rows, where their keys do not tell.
+        template: how the columns of a row make question and answer.
+        column_names: the columns of a CSV or TSV file without a header.
+        chat_template: chatml, alpaca, plain or a .jinja file; by default the model's own, or ChatML
+            where it has none.
+        loss_on: every answer of a conversation is learned, or the last one.
+        too_long: conversations longer than a block are cut at their end, or dropped.
+        skip_empty: leave out rows in which a text is empty, instead of refusing them.
+        pack: put several conversations into a row, instead of padding each.
+        tokenizer: a tokenizer.json, a folder with one, or what to train on `sources`; by default
+            the pretrained model's, or where there is none a BPE that is trained.
+        batch_size: rows per device.
+        block_size: longest row in tokens; by default the model's.
+        seed: decides the order of training; by default that of seed_everything.
+        cache_dir: where tokens, tokenizers and downloads are kept.
+    """
+
+    def __init__(
+        self,
+        sources: list[str],
+        val_sources: list[str] | None = None,
+        test_sources: list[str] | None = None,
+        predict_sources: list[str] | None = None,
+        val_fraction: float = 0.05,
+        shape: str | None = None,
+        template: RowTemplate | None = None,
+        column_names: list[str] | None = None,
+        chat_template: str | None = None,
+        loss_on: LossOn = "every",
+        too_long: TooLong = "cut",
+        skip_empty: bool = False,
+        pack: bool = False,
+        tokenizer: TokenizerConfig | str | None = None,
+        batch_size: int = 8,
+        block_size: int | None = None,
+        seed: int | None = None,
+        cache_dir: str = "~/.cache/lit_gpt_kit",
+    ) -> None:
+        super().__init__(sources, tokenizer, batch_size, block_size, seed, cache_dir)
+        if not 0.0 <= val_fraction < 1.0:
+            raise InputError(f"val_fraction={val_fraction} must be at least 0 and below 1")
+        if shape is not None and template is not None:
+            raise InputError(f"shape={shape} and template are both given; give one")
+        self.val_sources = val_sources
+        self.test_sources = test_sources
+        self.predict_sources = predict_sources
+        self.val_fraction = val_fraction
+        self.shape = shape if template is None else template
+        self.column_names = column_names
+        self.chat_template = chat_template
+        self.loss_on = loss_on
+        self.too_long = too_long
+        self.skip_empty = skip_empty
+        self.pack = pack
+        self.splits: dict[str, Split] = {}
+
+    # ---- reading ----
+
+    def prepare_data(self) -> None:
+        """Tokenise every source, unless that was done before."""
+        self.tokenizer = self.build_tokenizer()
+        for sources in (self.sources, self.val_sources, self.test_sources, self.predict_sources):
+            if sources is not None:
+                self._open_store(sources)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open what `prepare_data` made.
+
+        Raises:
+            InputError: no row is left to train on.
+        """
+        self.tokenizer = self.build_tokenizer()
+        self.seed = self._choose_seed()
+        store = self._open_store(self.sources)
+        everything = np.arange(len(store.tokens))
+        fraction = self.val_fraction if self.val_sources is None else 0.0
+        held_out = stratified_choice(len(everything), fraction)
+        self.splits = {
+            "train": self._split(self.sources, store, np.setdiff1d(everything, held_out))
+        }
+        if self.val_sources is None:
+            self.splits["val"] = self._split(self.sources, store, held_out)
+        for name in ("val", "test", "predict"):
+            sources = getattr(self, f"{name}_sources")
+            if sources is not None:
+                store = self._open_store(sources)
+                self.splits[name] = self._split(sources, store, np.arange(len(store.tokens)))
+        if stage in (None, "fit") and not len(self.splits["train"].rows.numbers):
+            raise InputError(
+                f"no row of {', '.join(self.sources)} is left to train on: "
+                f"{describe_losses(self.splits['train'])}; raise block_size={self.block_size}, or "
+                "cut what is too long (too_long: cut)"
+            )
+
+    def build_tokenizer(self) -> Tokenizer:
+        """The tokenizer, with the chat template that was chosen."""
+        tokenizer = super().build_tokenizer()
+        if self.chat_template is None:
+            return tokenizer
+        template = find_template(self.chat_template)
+        return Tokenizer(tokenizer.backend, tokenizer.end_token, template, tokenizer.begin_token)
+
+    def read_texts(self, sources: Sequence[Source]) -> Iterator[str]:
+        """All that is said in all conversations."""
+        for conversation, _ in self._read(sources):
+            if conversation is not None:
+                yield from (message["content"] for message in conversation.messages)
+
+    def _read(self, sources: Sequence[Source]) -> Iterator[Placed]:
+        for source in sources:
+            if not isinstance(source, FileSource):
+                raise InputError(f"{source.name} holds no conversations; name a file with rows")
+            for row in read_rows(source.path, column_names=self.column_names):
+                conversation: Conversation | None
+                try:
+                    conversation = read_conversation(row, self.shape)
+                except EmptyTextError as error:
+                    if not self.skip_empty:
+                        remedy = "mend the row, or leave such rows out with skip_empty: true"
+                        raise InputError(f"{error}; {remedy}") from None
+                    conversation = None
+                yield conversation, row.place
+
+    def _open_store(self, sources: list[str]) -> ChatStore:
+        resolved = self.resolve(sources)
+        shape = asdict(self.shape) if isinstance(self.shape, RowTemplate) else self.shape
+        layout = [self.tokenizer.chat_template, self.tokenizer.begin_token]
+        reading = [shape, self.loss_on, self.skip_empty, self.column_names]
+        files = [source.fingerprint for source in resolved]
+        parts = [FORMAT_VERSION, self.tokenizer.fingerprint, layout, reading, files]
+        folder = self.cache_dir / "chats" / hash_parts(parts)
+
+        def read() -> Iterator[Placed]:
+            return self._read(resolved)
+
+        if folder.exists():
+            return open_or_build(folder, read, self.tokenizer, self.loss_on)
+        with show_progress(f"tokenising {', '.join(sources)}", None) as advance:
+            return open_or_build(folder, read, self.tokenizer, self.loss_on, advance)
+
+    def _split(self, sources: list[str], store: ChatStore, numbers: NDArray[np.int64]) -> Split:
+        limit = self.block_size
+        num_rows = len(numbers)
+        numbers = numbers[store.tokens.lengths[numbers] > 0]
+        lengths = store.tokens.lengths[numbers] - 1
+        is_long = lengths > limit
+        num_empty = num_rows - len(numbers)
+        kept = np.minimum(lengths, limit)
+        if self.too_long == "drop":
+            numbers, kept = numbers[~is_long], kept[~is_long]
+        learns = np.array(
+            [store.is_target.row(n)[1 : k + 1].any() for n, k in zip(numbers, kept, strict=True)],
+            dtype=bool,
+        )
+        rows = ChatRows(store, numbers[learns], kept[learns])
+        num_long = int(is_long.sum())
+        is_cut = self.too_long == "cut"
+        return Split(
+            sources,
+            rows,
+            num_cut=num_long if is_cut else 0,
+            num_dropped=0 if is_cut else num_long,
+            num_without_target=int((~learns).sum()),
+            num_empty=num_empty,
+        )
+
+    # ---- batches ----
+
+    def train_rows(self) -> ChatRows | PackedRows:
+        """What makes the batches of training."""
+        rows = self.splits["train"].rows
+        return PackedRows.of(rows, self.block_size) if self.pack else rows
+
+    def train_dataloader(self) -> RowTrainLoader:
+        """Endless training batches, from where training stands."""
+        rows = self.train_rows()
+        rank, num_ranks = self._rank()
+        return RowTrainLoader(
+            rows.lengths,
+            rows.collate,
+            self.batch_size,
+            self.seed,
+            rank,
+            num_ranks,
+            self.batches_per_step,
+            first_batch=self._next_batch,
+        )
+
+    def val_dataloader(self) -> RowEvalLoader | list[Any]:
+        """Every validation conversation once."""
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> RowEvalLoader | list[Any]:
+        """Every test conversation once."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> RowEvalLoader | list[Any]:
+        """Every conversation to predict once."""
+        return self._eval_loader("predict")
+
+    def _eval_loader(self, name: str) -> RowEvalLoader | list[Any]:
+        rows = self._named_split(name).rows
+        if not len(rows.numbers):
+            return []
+        return RowEvalLoader(rows.lengths, rows.collate, self.batch_size, *self._rank())
+
+    def _named_split(self, name: str) -> Split:
+        order = {"predict": ("predict", "test", "val"), "test": ("test", "val")}.get(name, (name,))
+        return next(self.splits[found] for found in order if found in self.splits)
+
+    # ---- for people and callbacks ----
+
+    def generation_examples(self, split: str) -> list[GenerationExample]:
+        """The conversations of a split, to be answered anew, and the answers that are right.
+
+        Those that leave no room in the block for an answer are left out.
+        """
+        found = self._named_split(split)
+        wanted = set(found.rows.numbers.tolist())
+        examples = []
+        for number, (conversation, _) in enumerate(self._read(self.resolve(found.sources))):
+            if conversation is None or number not in wanted:
+                continue
+            prompt = conversation.prompt
+            if len(encode_chat(self.tokenizer, prompt)) < self.block_size:
+                examples.append(GenerationExample(tuple(prompt), conversation.references))
+        return examples
+
+    def describe(self) -> str:
+        """What there is to train on, for people."""
+        train, val = self.splits["train"], self.splits.get("val")
+        num_val = 0 if val is None else len(val.rows.numbers)
+        losses = describe_losses(train)
+        return (
+            f"{len(train.rows.numbers):,} conversations to train on, {num_val:,} to validate on, "
+            f"from {', '.join(self.sources)}{f' ({losses})' if losses else ''}"
+        )
+
+    def describe_steps(self, num_steps: float, num_ranks: int) -> str:
+        """How much that many steps read, for people."""
+        rows = self.batch_size * self.batches_per_step * num_ranks
+        epochs = num_steps * rows / len(self.train_rows().lengths)
+        kind = "packed rows" if self.pack else "rows"
+        return f"of {rows:,} {kind}" + (f" ({epochs:.1f} epochs)" if epochs < inf else "")
+
+
+def describe_losses(split: Split) -> str:
+    """What was left out of a split, for people; empty where nothing was."""
+    counts = {
+        "cut to the block": split.num_cut,
+        "too long and dropped": split.num_dropped,
+        "left out since no answer is left in them": split.num_without_target,
+        "left out since a text is empty": split.num_empty,
+    }
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)

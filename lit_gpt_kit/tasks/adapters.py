@@ -1,0 +1,93 @@
+"""AdapterTraining: adapters on a pretrained network, and the network they belong to."""
+
+from collections.abc import Mapping, Set
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_gpt_kit.checkpoints.fingerprint import fingerprint_weights
+from lit_gpt_kit.checkpoints.native import AdapterOrigin
+from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.model.gpt import GPT
+from lit_gpt_kit.model.lora import LoRAConfig, LoRALinear, apply_lora
+
+
+class AdapterTraining:
+    """The adapters of a task.
+
+    Args:
+        config: their kind.
+        base: the MODEL that they adapt.
+    """
+
+    def __init__(self, config: LoRAConfig | Mapping[str, Any], base: str) -> None:
+        # A checkpoint keeps the configuration as primitives.
+        self.config = config if isinstance(config, LoRAConfig) else LoRAConfig(**config)
+        path = Path(base).expanduser()
+        # The run may be continued, or its adapters used, from another folder.
+        self.base = str(path.resolve()) if path.exists() else base
+
+    @cached_property
+    def _base_sha256(self) -> str:
+        return fingerprint_weights(self.base)
+
+    def origin(self) -> AdapterOrigin:
+        """What a checkpoint says of the adapters in it."""
+        return AdapterOrigin(self.config, self.base, self._base_sha256)
+
+    def add_to(self, model: GPT, is_bf16: bool) -> None:
+        """Freeze the network and add adapters.
+
+        Args:
+            model: the network.
+            is_bf16: its matrices are multiplied in bfloat16. Frozen ones are then rounded once and
+                kept so, which gives the same numbers as rounding them in each step.
+        """
+        apply_lora(model, self.config)
+        if is_bf16:
+            for module in model.modules():
+                if isinstance(module, LoRALinear):
+                    module.base.to(torch.bfloat16)
+
+    def check(self, saved: AdapterOrigin | None, names: Set[str], wanted: Set[str]) -> None:
+        """Check that a checkpoint's adapters are these, on this network.
+
+        Args:
+            saved: what the checkpoint says of them.
+            names: the tensors that it holds.
+            wanted: the tensors that are trained.
+
+        Raises:
+            InputError: says what differs.
+        """
+        if saved is None:
+            raise InputError(
+                "the checkpoint holds a whole network, no adapters; to adapt it, name it as "
+                "model.init_args.pretrained"
+            )
+        ours, theirs = asdict(self.config), asdict(saved.lora)
+        different = [
+            f"{name}={ours[name]!r} (checkpoint: {theirs[name]!r})"
+            for name in ours
+            if ours[name] != theirs[name]
+        ]
+        if different:
+            raise InputError(
+                f"the checkpoint's adapters are of another kind: {', '.join(different)}; use the "
+                "configuration they were trained with"
+            )
+        if saved.base_sha256 != self._base_sha256:
+            raise InputError(
+                f"the checkpoint's adapters belong to {saved.base} (sha256 "
+                f"{saved.base_sha256[:12]}), not to pretrained={self.base} "
+                f"({self._base_sha256[:12]}); give the model they were trained on"
+            )
+        if names != wanted:
+            other = sorted(names ^ wanted)
+            raise InputError(
+                f"the checkpoint's trained weights are not this run's: {other[0]} is in one of "
+                f"them alone, and {len(other) - 1} more; use the same freeze and lora.targets"
+            )

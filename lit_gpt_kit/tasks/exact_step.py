@@ -1,0 +1,135 @@
+"""ExactStep: the loss of an optimiser step, whatever micro-batches and ranks it is spread over."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lit_gpt_kit.steps import step_is_logged
+
+
+class ExactStep(LightningModule):
+    """A LightningModule whose steps have the loss of their whole global batch.
+
+    The loss of an optimiser step is the sum over its targets divided by their number, over all
+    micro-batches and all ranks, so that neither accumulation nor the number of devices nor uneven
+    masking changes it. Every random number of a step (dropout) follows from the seed and the step,
+    so that a run continued from a checkpoint is the run that never stopped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_tokens_seen = 0
+        self._step_nll: Tensor | None = None
+        self._step_targets: Tensor | None = None
+        self._step_tokens = 0
+        self._step_loss: Tensor | None = None
+        self._seed = 0
+
+    def compute_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The summed loss of a batch, in nats, and the number of targets it is summed over."""
+        raise NotImplementedError(f"{type(self).__name__} does not define compute_loss")
+
+    @property
+    def expected_targets(self) -> int:
+        """What a micro-batch's loss is divided by before the step's true number is known.
+
+        Any constant would do, since the gradient is corrected; one near the true number keeps
+        half precision in its range.
+        """
+        return int(getattr(self.trainer.datamodule, "batch_size", 1))  # type: ignore[attr-defined]
+
+    def on_fit_start(self) -> None:
+        """Take the run's seed."""
+        self._seed = torch.initial_seed()
+
+    @contextmanager
+    def _random_numbers_of_step(self, batch_idx: int) -> Iterator[None]:
+        """Make random numbers a function of seed, step, micro-batch and rank, within the body."""
+        micro_batch = batch_idx % self.trainer.accumulate_grad_batches
+        place = (self._seed, self.trainer.global_step, micro_batch, self.trainer.global_rank)
+        outer = torch.get_rng_state()
+        torch.manual_seed(hash(place) & (2**63 - 1))
+        try:
+            yield
+        finally:
+            torch.set_rng_state(outer)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The micro-batch's share of the step's loss."""
+        with self._random_numbers_of_step(batch_idx):
+            nll, num_targets = self.compute_loss(batch)
+        self._step_tokens += batch["input_ids"].numel()
+        if self._step_nll is None or self._step_targets is None:
+            self._step_nll, self._step_targets = nll.detach(), num_targets
+        else:
+            self._step_nll = self._step_nll + nll.detach()
+            self._step_targets = self._step_targets + num_targets
+        return nll / self.expected_targets
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Divide the gradient by the step's targets; until now it was by the expected number."""
+        if self._step_nll is None or self._step_targets is None:
+            return  # a subclass has a training step of its own
+        sums = torch.stack([self._step_nll.double(), self._step_targets.double()])
+        self._step_nll = self._step_targets = None
+        # Lightning divided by the micro-batches, the strategy by the ranks.
+        expected = self.expected_targets * self.trainer.accumulate_grad_batches
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+            expected *= self.trainer.world_size
+        nll, num_targets = sums
+        self._scale_gradients(optimizer, expected / num_targets)
+        self._step_loss = nll / num_targets
+        self.num_tokens_seen += self._step_tokens * self.trainer.world_size
+        self._step_tokens = 0
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the Trainer asks, and log the step.
+
+        Lightning's own clipping refuses a fused optimiser under every mixed precision; bf16 needs
+        no unscaling, so there is nothing to refuse.
+        """
+        is_logged = step_is_logged(self.trainer, self.trainer.global_step + 1)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        needs_scaler = self.trainer.precision == "16-mixed"
+        norm = None
+        by_norm = gradient_clip_algorithm in (None, "norm")
+        if is_logged or (gradient_clip_val and by_norm):
+            norm = torch.nn.utils.get_total_norm(gradients)
+        if gradient_clip_val and (needs_scaler or not by_norm):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val and norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
+        if is_logged:
+            self._log_step(float(optimizer.param_groups[0]["lr"]), norm)
+
+    def _log_step(self, lr: float, norm: Tensor | None) -> None:
+        self.log("train/lr", lr)
+        self.log("train/grad_norm", _whole(norm))
+        if self._step_loss is not None:
+            self.log("train/loss", self._step_loss, prog_bar=True)
+            self.log("train/tokens", float(self.num_tokens_seen))
+
+    def _scale_gradients(self, optimizer: Optimizer, factor: Tensor) -> None:
+        if factor.device.type == "cpu" and factor == 1:
+            return  # elsewhere asking would make the host wait for the device
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
+
+
+def _whole(norm: Tensor | None) -> Tensor:
+    """A norm over sharded gradients (DTensor) as a plain tensor."""
+    assert norm is not None
+    full: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return full
