@@ -1,0 +1,1 @@
+"""Finished models on other people's benchmarks."""
