@@ -81,10 +81,10 @@ def map_layers(family: Family, config: GPTConfig) -> dict[str, TheirLayer]:
         is_transposed = len(numbers) == 1
         numbers = numbers.flatten()
         owners = torch.bucketize(numbers, torch.tensor(starts), right=True) - 1
-        places = tuple(
-            Place(*parts[owner], numbers[owners == owner] - starts[owner], rows.flatten())
-            for owner in owners.unique().tolist()
-            for rows in [(owners == owner).nonzero()]
-        )
-        layers[theirs] = TheirLayer(places, is_transposed)
+        places = []
+        for owner in sorted(set(owners.tolist())):
+            (at,) = torch.where(owners == owner)
+            layer, part = parts[owner]
+            places.append(Place(layer, part, numbers[at] - starts[owner], at))
+        layers[theirs] = TheirLayer(tuple(places), is_transposed)
     return layers

@@ -113,10 +113,10 @@ def _lengths(model: GPT, place: Place) -> Tensor:
     """DoRA's lengths of a part; of one that is not trained, those of its weights."""
     layer = model.get_submodule(place.layer)
     if isinstance(layer, LoRALinear):
-        is_trained = place.part in layer.magnitude
-        return layer.magnitude[place.part] if is_trained else layer.row_lengths()[place.part]
+        lengths: dict[str, Tensor] = {**layer.row_lengths(), **layer.magnitude}
+        return lengths[place.part]
     assert isinstance(layer, nn.Linear)
-    return layer.weight.float().norm(dim=1)
+    return torch.linalg.vector_norm(layer.weight.float(), dim=1)
 
 
 # ---- theirs as ours ----

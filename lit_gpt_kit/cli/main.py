@@ -16,6 +16,7 @@ COMMANDS = {
     "generate": ("generate", "continue a prompt"),
     "chat": ("chat", "talk with a model"),
     "export": ("export", "write a model as transformers, or an ONNX runtime, reads it"),
+    "merge": ("merge", "fold adapters (LoRA) into the weights of their base"),
     "tokenizer": ("tokenizer", "train a tokenizer, or look at one"),
     "models": ("models", "which pretrained model to choose"),
 }

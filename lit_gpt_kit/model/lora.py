@@ -157,13 +157,12 @@ class LoRALinear(nn.Module):
 
     def _up(self) -> Float[Tensor, "out ranks"]:
         """All B in one matrix, each in the rows of its part and the columns of its A."""
-        if len(self.parts) == 1:
-            return self.b[self.targets[0]]
         none = self.a.new_zeros
-        blocks = [
+        blocks: list[Tensor] = [
             self.b[name] if name in self.b else none(rows, 0) for name, rows in self.parts.items()
         ]
-        return torch.block_diag(*blocks)
+        up: Tensor = torch.block_diag(*blocks) if len(blocks) > 1 else blocks[0]  # type: ignore[no-untyped-call]
+        return up
 
     def _update(self) -> Float[Tensor, "out in"]:
         return self.config.scaling * (self._up().float() @ self.a.float())
@@ -185,7 +184,7 @@ class LoRALinear(nn.Module):
         )
 
     def _split(self, rows: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self.parts, rows.split(list(self.parts.values())), strict=True))
+        return dict(zip(self.parts, torch.split(rows, list(self.parts.values())), strict=True))
 
     def _float_weight(self) -> Float[Tensor, "out in"]:
         weight = self.base.weight

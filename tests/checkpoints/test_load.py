@@ -12,15 +12,11 @@ from lit_gpt_kit import GPT, SamplingConfig, generate, load_model
 from lit_gpt_kit.checkpoints.fingerprint import fingerprint_weights
 from lit_gpt_kit.checkpoints.load import load_tokenizer
 from lit_gpt_kit.checkpoints.locate import find_checkpoint
-from lit_gpt_kit.checkpoints.native import (
-    KEY,
-    NETWORK_PREFIX,
-    AdapterOrigin,
-    describe_into,
-)
+from lit_gpt_kit.checkpoints.native import KEY
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.config import PositionKind
-from lit_gpt_kit.model.lora import LoRAConfig, apply_lora, lora_layers
+from lit_gpt_kit.model.lora import lora_layers
+from tests.adapter_files import save_adapter_checkpoint
 
 SaveNetwork = Callable[..., tuple[Path, GPT]]
 
@@ -188,27 +184,6 @@ def test_a_file_is_its_own_checkpoint(tmp_path: Path) -> None:
 # ---- checkpoints that hold what was trained beside a base ----
 
 
-def save_adapters(path: Path, base: Path, **kind: Any) -> GPT:
-    """Adapters on `base`, saved alone; returns the network with them."""
-    model, tokenizer = load_model(base)
-    config = LoRAConfig(**kind)
-    apply_lora(model, config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    weights = {
-        NETWORK_PREFIX + name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
-    checkpoint: dict[str, Any] = {"state_dict": weights}
-    origin = AdapterOrigin(config, str(base), fingerprint_weights(base))
-    describe_into(checkpoint, model.config, tokenizer, origin)
-    torch.save(checkpoint, path)
-    return model
-
-
 @pytest.fixture
 def base(save_network: SaveNetwork) -> Path:
     return save_network(position="rotary", num_kv_heads=1)[0]
@@ -218,7 +193,7 @@ def base(save_network: SaveNetwork) -> Path:
 def test_adapters_are_folded_into_their_base(
     base: Path, tmp_path: Path, kind: dict[str, Any]
 ) -> None:
-    unmerged = save_adapters(tmp_path / "adapters.ckpt", base, **kind)
+    unmerged = save_adapter_checkpoint(tmp_path / "adapters.ckpt", base, **kind)
     model, tokenizer = load_model(tmp_path / "adapters.ckpt")
     expected = logits_of(unmerged, 257)
     torch.testing.assert_close(logits_of(model, 257), expected, rtol=0, atol=1e-5)
@@ -234,7 +209,7 @@ def test_adapters_are_folded_into_their_base(
 
 
 def test_a_base_that_moved(base: Path, tmp_path: Path) -> None:
-    save_adapters(tmp_path / "adapters.ckpt", base)
+    save_adapter_checkpoint(tmp_path / "adapters.ckpt", base)
     before, _ = load_model(tmp_path / "adapters.ckpt")
     base.rename(tmp_path / "elsewhere.ckpt")
     with pytest.raises(MissingFileError) as caught:
@@ -249,7 +224,7 @@ def test_a_base_that_moved(base: Path, tmp_path: Path) -> None:
 
 
 def test_adapters_for_another_base(base: Path, tmp_path: Path, save_network: SaveNetwork) -> None:
-    save_adapters(tmp_path / "adapters.ckpt", base)
+    save_adapter_checkpoint(tmp_path / "adapters.ckpt", base)
     of_old = fingerprint_weights(base)
     save_network(position="rotary", num_kv_heads=1)  # other weights in its place
     with pytest.raises(InputError) as caught:
@@ -280,7 +255,7 @@ def test_adapters_that_do_not_fit(
     base: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
     path = tmp_path / "adapters.ckpt"
-    save_adapters(path, base)
+    save_adapter_checkpoint(path, base)
     checkpoint = torch.load(path, weights_only=True)
     change(checkpoint["state_dict"])
     torch.save(checkpoint, path)
@@ -291,7 +266,7 @@ def test_adapters_that_do_not_fit(
 
 def test_adapters_of_a_newer_release(base: Path, tmp_path: Path) -> None:
     path = tmp_path / "adapters.ckpt"
-    save_adapters(path, base)
+    save_adapter_checkpoint(path, base)
     checkpoint = torch.load(path, weights_only=True)
     checkpoint[KEY]["adapter"]["lora"]["use_magic"] = True
     torch.save(checkpoint, path)
