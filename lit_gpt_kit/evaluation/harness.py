@@ -131,13 +131,14 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the library is not type
                     f"max_length={self.max_length}; leave the task out"
                 )
             whole = (*(context or [self.prefix_token_id]), *continuation)
-            readers[whole[-self.max_length - 1 : -1]].append(number)
+            if continuation:  # nothing is certain to follow
+                readers[whole[-self.max_length - 1 : -1]].append(number)
         scores = [(0.0, True)] * len(requests)
         texts = sorted(readers, key=len, reverse=True)
         for batch in _batches(texts, self.batch_size, "Scoring", disable_tqdm):
             for row, text in zip(self._hidden_states(batch), batch, strict=True):
                 for number in readers[text]:
-                    targets = torch.tensor(requests[number][2], dtype=torch.int64)
+                    targets = torch.tensor(requests[number][2])
                     states = row[len(text) - len(targets) : len(text)]
                     scores[number] = self._score(states, targets)
         return scores
