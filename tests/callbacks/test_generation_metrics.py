@@ -20,6 +20,8 @@ from lit_gpt_kit.callbacks.generation_metrics import GenerationMetrics
 from lit_gpt_kit.callbacks.text_metrics import TEXT_METRICS
 from lit_gpt_kit.data.examples import GenerationExample
 from lit_gpt_kit.errors import InputError
+from tests.command import run, write_project
+from tests.run_dir import only_run
 from tests.tiny import make_trainer
 
 ALL = tuple(TEXT_METRICS)
@@ -228,6 +230,27 @@ def test_wandb_gets_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     trainer.validate(Parrot(), Batches(), verbose=False)
     row = [QUESTIONS[0], "one two five 2", QUESTIONS[0]]
     assert tables == [("val/generations", ["prompt", "reference", "answer"], [row])]
+
+
+def test_in_a_run_of_the_command(tmp_path: Path) -> None:
+    project = write_project(tmp_path)
+    callback = {
+        "class_path": "lit_gpt_kit.callbacks.generation_metrics.GenerationMetrics",
+        "init_args": {
+            "metrics": ["chrf", "exact_match"],
+            "max_new_tokens": 4,
+            "prompts": ["fox?", "dog?"],
+            "references": ["the fox", ["the dog", "a dog"]],
+        },
+    }
+    options = [f"--trainer.callbacks={json.dumps([callback])}", "--model.gpt.block_size=96"]
+    result = run(project, "fit", "--config", "tiny.yaml", "--trainer.logger=false", *options)
+    assert result.status == 0, result.err
+    folder = only_run(project) / "generations"
+    assert len(read_rows(folder / "val_step000003.jsonl")) == 2
+    (*_, row) = read_rows(folder / "val_step000006.jsonl")
+    assert row["references"] == ["the dog", "a dog"]
+    assert len(row["answer"].encode()) <= 4 * 3  # a broken byte shows as three
 
 
 @pytest.mark.slow
