@@ -15,6 +15,7 @@ def save_adapter_checkpoint(path: Path, base: Path, **kind: Any) -> GPT:
     """Adapters on `base`, saved alone; returns the network with them."""
     model, tokenizer = load_model(base)
     config = LoRAConfig(**kind)
+    torch.manual_seed(0)
     apply_lora(model, config)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -19,10 +19,12 @@ from lit_gpt_kit.checkpoints.native import (
 from lit_gpt_kit.checkpoints.peft_words import read_words
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.gpt import GPT
+from lit_gpt_kit.model.linear_kinds import plain_layers
 from lit_gpt_kit.model.lora import LoRAConfig, apply_lora, load_trained, lora_layers, merge_lora
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 
+@plain_layers()
 def load_model(
     name: str | Path,
     dtype: torch.dtype = torch.float32,
@@ -57,6 +59,7 @@ def load_model(
     return merge_lora(model).eval(), tokenizer
 
 
+@plain_layers()
 def load_adapted(
     name: str | Path,
     dtype: torch.dtype = torch.float32,

@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.linear import Linear  # nn.Linear may be another class: linear_kinds.py
 
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.attention import CausalSelfAttention
 from lit_gpt_kit.model.experts import MixtureOfExperts
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.head import Head, softcap
+from lit_gpt_kit.model.linear_kinds import adopt_linear_kind
 from lit_gpt_kit.patterns import matches, short_names
 
 
@@ -101,6 +103,7 @@ class LoRALinear(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.magnitude = nn.ParameterDict()
+        self.base_dtype: torch.dtype | None = None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -113,10 +116,17 @@ class LoRALinear(nn.Module):
             lengths = self.row_lengths()
             self.magnitude.update({name: lengths[name].clone() for name in self.targets})
 
+    def round_base(self, dtype: torch.dtype) -> None:
+        """Keep the frozen layer in a smaller type, which everything is then multiplied in."""
+        self.base.to(dtype)
+        self.base_dtype = dtype
+
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         """The layer's output and what was learned."""
         flat = x.reshape(-1, x.shape[-1])
-        down = F.linear(self.dropout(flat), self.a.to(x.dtype))
+        if self.base_dtype is not None:
+            flat = flat.to(self.base_dtype)
+        down = F.linear(self.dropout(flat), self.a.to(flat.dtype))
         out = self.base(flat)
         # The product adds itself: what was learned never takes an output's memory of its own.
         out = torch.addmm(out, down, self._up().t().to(out.dtype), alpha=self.config.scaling)
@@ -126,6 +136,8 @@ class LoRALinear(nn.Module):
             out = out * scale if bias is None else out * scale + bias.to(out.dtype) * (1 - scale)
         if self.cap is not None:
             out = softcap(out, self.cap)
+        if self.base_dtype is not None and not torch.is_autocast_enabled(x.device.type):
+            out = out.to(x.dtype)
         return out.view(*x.shape[:-1], -1)
 
     def part(self, name: str) -> tuple[Tensor, Tensor]:
@@ -199,6 +211,9 @@ class LoRALinear(nn.Module):
 def apply_lora(model: GPT, config: LoRAConfig) -> GPT:
     """Freeze a network and put trained matrices beside the layers that `config.targets` name.
 
+    Where a precision plugin asks for quantised layers, the frozen ones become such (QLoRA, Dettmers
+    et al. 2023).
+
     Args:
         model: changed in place.
         config: what to train.
@@ -221,10 +236,11 @@ def apply_lora(model: GPT, config: LoRAConfig) -> GPT:
             raise InputError(_no_match(pattern, model, list(there_are)))
         chosen |= found
     model.requires_grad_(False)
+    adopt_linear_kind(model)
     for name, parts in layers.items():
         if chosen & parts.keys():
             layer = model.get_submodule(name)
-            assert isinstance(layer, nn.Linear)
+            assert isinstance(layer, Linear)
             short = {full.rpartition(".")[2]: rows for full, rows in parts.items()}
             targets = {full.rpartition(".")[2] for full in parts.keys() & chosen}
             model.set_submodule(name, LoRALinear(layer, short, targets, config))
@@ -274,7 +290,7 @@ def layer_parts(model: GPT) -> dict[str, dict[str, int]]:
         # A router decides who works, which no adapter of another library touches.
         is_router = name.endswith(".router")
         is_tied = module is model.lm_head and model.config.tie_embeddings
-        if not isinstance(module, nn.Linear) or is_router or is_tied:
+        if not isinstance(module, Linear) or is_router or is_tied:
             continue
         parent = name.rpartition(".")[0]
         attention = model.get_submodule(parent)

@@ -294,38 +294,3 @@ def test_values_out_of_range(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         LoRAConfig(**values)
     assert str(caught.value) == message
-
-
-# ---- quantised weights ----
-
-
-class Quantised(nn.Linear):
-    """As bitsandbytes does it: a weight of whole numbers that only the layer can read."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False)
-        steps = (linear.weight.detach() * 100).round().to(torch.int8)
-        self.weight = nn.Parameter(steps, requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype) / 100)
-
-
-def test_a_base_may_become_quantised(random_gpt: BuildGPT) -> None:
-    model = apply_lora(random_gpt(use_bias=False), LoRAConfig())
-    stir(model)
-    before = logits_of(model)
-    for layer in lora_layers(model).values():
-        layer.base = Quantised(layer.base)  # type: ignore[assignment]
-    torch.testing.assert_close(logits_of(model), before, rtol=0, atol=0.1 * before.std().item())
-    model(IDS).sum().backward()
-    with pytest.raises(InputError, match=r"the frozen weights are quantised \(Quantised\)"):
-        merge_lora(model)
-
-
-def test_dora_needs_the_weights(random_gpt: BuildGPT) -> None:
-    model = apply_lora(random_gpt(use_bias=False), LoRAConfig(use_dora=True))
-    for layer in lora_layers(model).values():
-        layer.base = Quantised(layer.base)  # type: ignore[assignment]
-    with pytest.raises(InputError, match="train without use_dora"):
-        model(IDS)
