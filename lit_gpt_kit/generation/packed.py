@@ -35,13 +35,18 @@ class PackedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
+        self.dtype = linear.weight.dtype
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS_HINT)
         self.bias = linear.bias
         self.cap = linear.cap if isinstance(linear, Head) else None
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output."""
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        # What was frozen for training may be kept in a smaller type than what flows.
+        flowing = x.to(self.dtype)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            flowing, self.packed, self.bias, "none", [], ""
+        ).to(x.dtype)
         return out if self.cap is None else softcap(out, self.cap)
 
 

@@ -12,7 +12,7 @@ from lit_gpt_kit.checkpoints.fingerprint import fingerprint_weights
 from lit_gpt_kit.checkpoints.native import AdapterOrigin
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.gpt import GPT
-from lit_gpt_kit.model.lora import LoRAConfig, LoRALinear, apply_lora
+from lit_gpt_kit.model.lora import LoRAConfig, apply_lora, lora_layers
 
 
 class AdapterTraining:
@@ -44,13 +44,13 @@ class AdapterTraining:
         Args:
             model: the network.
             is_bf16: its matrices are multiplied in bfloat16. Frozen ones are then rounded once and
-                kept so, which gives the same numbers as rounding them in each step.
+                kept so, which gives the same numbers as rounding them in each step. Not with DoRA,
+                which measures the rows of the matrices themselves.
         """
         apply_lora(model, self.config)
-        if is_bf16:
-            for module in model.modules():
-                if isinstance(module, LoRALinear):
-                    module.base.to(torch.bfloat16)
+        if is_bf16 and not self.config.use_dora:
+            for layer in lora_layers(model).values():
+                layer.round_base(torch.bfloat16)
 
     def check(self, saved: AdapterOrigin | None, names: Set[str], wanted: Set[str]) -> None:
         """Check that a checkpoint's adapters are these, on this network.
