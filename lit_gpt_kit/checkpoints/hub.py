@@ -9,7 +9,8 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 """OWNER/NAME, or NAME alone for the oldest models, such as gpt2."""
 WANTED = ("config.json", "generation_config.json", "model*.safetensors",
           "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
-          "chat_template.jinja", "vocab.json", "merges.txt")  # fmt: skip
+          "chat_template.jinja", "vocab.json", "merges.txt", "adapter_config.json",
+          "adapter_model.safetensors", "lit_gpt_kit.json")  # fmt: skip
 """The files that we read; a repository may hold the same weights in other formats, too."""
 
 

@@ -168,12 +168,14 @@ def _load_base(
 ) -> tuple[GPT, Tokenizer]:
     """The network that the adapters at `path` belong to."""
     try:
-        locate(origin.base)
+        place = locate(origin.base)
     except MissingFileError as error:
         raise MissingFileError(
             f"{path} holds adapters alone, and their base is not there: {error}; bring it back, or "
             f"say where it is: {_remedy(path)}"
         ) from None
+    if place == path:
+        raise InputError(f"{path} names itself as the base of its adapters; {_remedy(path)}")
     found = fingerprint_weights(origin.base) if origin.base_sha256 else ""
     if found != origin.base_sha256:
         raise InputError(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_gpt_kit import GPT, load_model
 from lit_gpt_kit.checkpoints.adapters import find_model_type, save_adapters
+from lit_gpt_kit.checkpoints.export import export_folder
 from lit_gpt_kit.checkpoints.fingerprint import fingerprint_weights
 from lit_gpt_kit.checkpoints.load import load_adapted, load_tokenizer
 from lit_gpt_kit.checkpoints.native import AdapterOrigin
@@ -321,6 +322,20 @@ def test_no_base_is_named(llama: Path, tmp_path: Path) -> None:
         (tmp_path / "out" / "tokenizer.json").unlink(missing_ok=True)
         with pytest.raises(InputError, match="does not say which model its adapters belong to"):
             load(tmp_path / "out")
+
+
+def test_their_own_base(llama: Path, tmp_path: Path) -> None:
+    save_ours(llama, tmp_path / "out", LoRAConfig())
+    with pytest.raises(InputError, match="names itself as the base of its adapters; lit-gpt merge"):
+        load_model(tmp_path / "out", base=tmp_path / "out")
+
+
+def test_a_network_with_adapters_is_not_exported_without_them(llama: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_model(llama)
+    apply_lora(model, LoRAConfig())
+    with pytest.raises(InputError, match="the network has LoRA beside its layers; merge it first"):
+        export_folder(model, tokenizer, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_whole_model_holds_no_adapters(llama: Path, run: Any) -> None:

@@ -65,9 +65,11 @@ def test_a_base_that_moved(adapters: Path, finished: FinishedRun, tmp_path: Path
     torch.testing.assert_close(after, before, rtol=0, atol=0.1 * before.std().item())
 
 
-def test_another_base_is_refused_and_leaves_nothing(adapters: Path, tmp_path: Path) -> None:
-    result = run(tmp_path, "merge", str(adapters), "out", f"--base={adapters}")
-    assert result.complaint.startswith(f"{adapters} holds adapters for another base: ")
+def test_another_base_is_refused_and_leaves_nothing(
+    adapters: Path, finished: FinishedRun, tmp_path: Path
+) -> None:
+    result = run(tmp_path, "merge", str(adapters), "out", f"--base={finished.run_dir}")  # the best
+    assert result.complaint.startswith(f"{adapters} holds adapters for another base: the weights")
     assert not (tmp_path / "out").exists()
 
 
