@@ -68,7 +68,7 @@ def pack(model: GPT) -> GPT:
         for name, child in module.named_children():
             if isinstance(child, LoRALinear) and _only_multiplies(child.base):
                 # One matrix instead of three, and DoRA's lengths once instead of for each token.
-                setattr(module, name, PackedLinear(child.merged()))
+                setattr(module, name, PackedLinear(child.merged(model.dtype)))
             elif _only_multiplies(child) and not isinstance(module, LoRALinear):
                 setattr(module, name, PackedLinear(child))
     _packed[model] = (signature, fast)

@@ -151,8 +151,11 @@ class LoRALinear(nn.Module):
         return self._split(self._float_weight().norm(dim=1))
 
     @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """A plain layer with what was learned folded into its weights, its bias shared.
+    def merged(self, dtype: torch.dtype | None = None) -> nn.Linear:
+        """A plain layer with what was learned folded into its weights.
+
+        Args:
+            dtype: of its weights; that of the frozen ones by default.
 
         Raises:
             InputError: the frozen weights are quantised.
@@ -162,7 +165,9 @@ class LoRALinear(nn.Module):
             weight = weight * self._scale()[:, None]
         shared = {id(tensor): tensor for tensor in self.base.parameters()}
         layer = copy.deepcopy(self.base, shared)
-        layer.weight = nn.Parameter(weight.to(self.base.weight.dtype))
+        layer.weight = nn.Parameter(weight.to(self.base.weight.dtype if dtype is None else dtype))
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(layer.bias.to(layer.weight.dtype))
         if isinstance(layer, Head):
             layer.cap = self.cap
         return layer

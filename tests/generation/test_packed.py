@@ -138,6 +138,16 @@ def test_what_lora_learned_is_packed_in_and_seen_again(
         assert lora_layers(model)
 
 
+def test_frozen_weights_in_a_smaller_type_are_packed_in_the_networks(random_gpt: BuildGPT) -> None:
+    model = apply_lora(random_gpt(), LoRAConfig())
+    for layer in lora_layers(model).values():
+        layer.round_base(torch.bfloat16)
+    fast = pack(model)
+    assert not lora_layers(fast)
+    plain = logits_of(model)
+    torch.testing.assert_close(logits_of(fast), plain, rtol=0, atol=0.03 * plain.std().item())
+
+
 def test_layers_around_what_cannot_be_packed_stay(random_gpt: BuildGPT) -> None:
     model = apply_lora(random_gpt(), LoRAConfig(targets=("attention.out",)))
     for layer in lora_layers(model).values():

@@ -197,6 +197,22 @@ def test_under_autocast(random_gpt: BuildGPT, kind: str) -> None:
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("kind", ["plain", "dora"])
+def test_frozen_weights_in_a_smaller_type_than_the_rest(random_gpt: BuildGPT, kind: str) -> None:
+    model = apply_lora(random_gpt(), LoRAConfig(**KINDS[kind]))
+    stir(model)
+    exact = logits_of(model)
+    for layer in lora_layers(model).values():
+        layer.round_base(torch.bfloat16)
+    logits = logits_of(model)
+    assert logits.dtype == torch.float32
+    close = {"rtol": 0, "atol": 0.1 * exact.std().item()}
+    torch.testing.assert_close(logits, exact, **close)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.blocks[0].mlp.up(torch.randn(3, 32)).dtype == torch.bfloat16
+        torch.testing.assert_close(logits_of(model).float(), exact, **close)
+
+
 def test_what_is_trained_restores_it_all(random_gpt: BuildGPT) -> None:
     model, again = random_gpt(), random_gpt()
     again.load_state_dict(model.state_dict())
