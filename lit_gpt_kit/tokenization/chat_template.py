@@ -21,6 +21,7 @@ TURN_ENDS = (
     "<|assistant_end|>",  # nanochat
     "<|endoftext|>",
     "</s>",
+    "### Instruction:",  # Alpaca: the next question, where an answer has no end of its own
 )
 """What ends an answer in the templates of the field."""
 
@@ -59,20 +60,26 @@ def render_chat(
 def encode_chat(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     """The tokens of a conversation that the model is to answer.
 
-    A template writes the begin token itself; before ChatML comes what every text of this tokenizer
-    begins with.
-
     Raises:
         InputError: the template is broken, refuses these messages, or does what it may not.
     """
     ids = tokenizer.encode(render_chat(tokenizer, messages), add_special_tokens=False)
-    return ids if tokenizer.chat_template is not None else [*tokenizer.begin_ids, *ids]
+    return [*chat_begin_ids(tokenizer), *ids]
+
+
+def chat_begin_ids(tokenizer: Tokenizer) -> list[int]:
+    """What comes before the text of a conversation.
+
+    A template writes the begin token itself; before ChatML comes what every text of this tokenizer
+    begins with.
+    """
+    return [] if tokenizer.chat_template is not None else tokenizer.begin_ids
 
 
 def chat_end_ids(tokenizer: Tokenizer) -> list[int]:
     """The tokens that end an answer: the end token, and those that end a turn in the template."""
-    ids = [tokenizer.backend.token_to_id(end) for end in _turn_ends(tokenizer)]
-    return sorted({token_id for token_id in [tokenizer.end_id, *ids] if token_id is not None})
+    ids = [tokenizer.backend.token_to_id(end) for end in turn_ends(tokenizer)]
+    return sorted({token_id for token_id in ids if token_id is not None})
 
 
 def chat_stop_texts(tokenizer: Tokenizer) -> tuple[str, ...]:
@@ -80,13 +87,15 @@ def chat_stop_texts(tokenizer: Tokenizer) -> tuple[str, ...]:
 
     This is so in a model trained from scratch, whose tokenizer never heard of ChatML.
     """
-    ends = _turn_ends(tokenizer)
+    ends = turn_ends(tokenizer)
     return tuple(end for end in ends if tokenizer.backend.token_to_id(end) is None)
 
 
-def _turn_ends(tokenizer: Tokenizer) -> list[str]:
+def turn_ends(tokenizer: Tokenizer) -> list[str]:
+    """What may end an answer, token here or not: the end token, and what the template writes."""
     template = CHATML_END if tokenizer.chat_template is None else tokenizer.chat_template
-    return [end for end in TURN_ENDS if end in template]
+    ends = [tokenizer.end_token, *(end for end in TURN_ENDS if end in template)]
+    return list(dict.fromkeys(end for end in ends if end is not None))
 
 
 def _chatml_turn(role: str, content: str) -> str:

@@ -1,13 +1,13 @@
 """Tokenizer: a Hugging Face `tokenizers` pipeline that knows its end token and never loses text."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Encoding, decoders, processors
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders
 
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
@@ -136,16 +136,21 @@ class Tokenizer:
         Raises:
             InputError: a character-level tokenizer does not know a character.
         """
-        if self._alphabet is not None:
-            for text in texts:
-                self._refuse_unknown_characters(text)
-        try:
-            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        except TypeError:  # what the library makes of a lone surrogate
-            raise InputError("the text holds bytes that are not UTF-8; convert it") from None
+        encodings = self._encode(self.backend.encode_batch_fast, texts)
         if add_special_tokens and self.begin_ids:
             return [self.begin_ids + encoding.ids for encoding in encodings]
         return [encoding.ids for encoding in encodings]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[Encoding]:
+        """The library's encodings of many texts, without `begin_ids`.
+
+        Their `offsets` say for each of their `ids` where in the text it begins and ends, in
+        characters; a token that holds a part of a character has the whole of it.
+
+        Raises:
+            InputError: a character-level tokenizer does not know a character.
+        """
+        return self._encode(self._exact_backend.encode_batch, texts)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of the ids, special tokens spelled out unless they are to be skipped."""
@@ -174,6 +179,30 @@ class Tokenizer:
                 spelled = token if self._alphabet is not None else token.replace("▁", " ")
                 lengths[token_id] = len(spelled.encode())
         return lengths
+
+    @cached_property
+    def _exact_backend(self) -> Backend:
+        """A copy of `backend` with exact offsets, where its own leave the space out of " word".
+
+        Those of Llama 3 and RoBERTa do, after encoding; the ids are the same.
+        """
+        processor = self.backend.post_processor
+        if processor is None or b'"trim_offsets":true' not in processor.__getstate__():
+            return self.backend
+        exact = Backend.from_str(self.backend.to_str())
+        exact.post_processor = processors.Sequence([])
+        return exact
+
+    def _encode(
+        self, encode_batch: Callable[..., list[Encoding]], texts: Sequence[str]
+    ) -> list[Encoding]:
+        if self._alphabet is not None:
+            for text in texts:
+                self._refuse_unknown_characters(text)
+        try:
+            return encode_batch(list(texts), add_special_tokens=False)
+        except TypeError:  # what the library makes of a lone surrogate
+            raise InputError("the text holds bytes that are not UTF-8; convert it") from None
 
     @cached_property
     def _alphabet(self) -> frozenset[str] | None:
