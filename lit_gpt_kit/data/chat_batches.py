@@ -88,7 +88,11 @@ def _side_by_side(
             input_ids[place, here], targets[place, here] = ids, wanted
             documents[place, here] = document
             start += len(ids)
-    batch = {"input_ids": input_ids, "targets": targets}
+    batch = {
+        "input_ids": input_ids,
+        "targets": targets,
+        "target_positions": np.flatnonzero(targets != IGNORE_INDEX),
+    }
     if has_documents:
         batch["document_ids"] = documents
     return {name: torch.from_numpy(array) for name, array in batch.items()}

@@ -61,7 +61,8 @@ class InstructionDataModule(DataModule):
     out, in a sandbox; what the model is to learn is an answer and the token that ends its turn.
 
     A batch is a dict of `input_ids` and `targets`, (rows, longest), already shifted, with -100
-    where no loss falls, and where rows are packed `document_ids`: no conversation sees another.
+    where no loss falls; `target_positions`, where in the flattened batch it does; and where rows
+    are packed `document_ids`: no conversation sees another.
     Tokens and masks are kept on disk, so a second run starts at once. Which rows make the global
     batch of a step depends on the seed and the step alone.
 

@@ -12,6 +12,9 @@ from lit_gpt_kit.model.norm import RMSNorm
 from lit_gpt_kit.model.positions import rotate
 from lit_gpt_kit.model.view import View
 
+MAX_SCORES = 2**23
+"""Attention weights that may be kept for the backward pass: 16 MiB a layer in bfloat16."""
+
 
 class CausalSelfAttention(nn.Module):
     """softmax(q k^T / sqrt(head_dim)) v, each token seeing itself and those before it.
@@ -80,8 +83,8 @@ class CausalSelfAttention(nn.Module):
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
         is_causal = view.is_causal and view.mask is None
-        if self.softcap is not None:
-            return self._mix_capped(q, k, v, view.mask, is_causal)
+        if self.softcap is not None or _is_quicker_spelled_out(q, k):
+            return self._mix_spelled_out(q, k, v, view.mask, is_causal)
         return F.scaled_dot_product_attention(
             q,
             k,
@@ -93,18 +96,30 @@ class CausalSelfAttention(nn.Module):
             enable_gqa=self.num_kv_heads != self.num_heads,
         )
 
-    def _mix_capped(
+    def _mix_spelled_out(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool
     ) -> Tensor:
-        """The same spelled out: no kernel of torch's caps the scores."""
-        assert self.softcap is not None
-        k = k.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1)
-        v = v.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1)
-        scale = self.head_dim**-0.5 if self.scale is None else self.scale
-        scores = softcap(q @ k.transpose(-2, -1) * scale, self.softcap)
+        """The same without torch's kernel, which does not cap scores."""
+        batch, _, seq, dim = q.shape
+        num_keys, scale = k.shape[2], self.head_dim**-0.5 if self.scale is None else self.scale
+        # The queries that share a key head lie side by side: one product, and no key is copied.
+        grouped = (q * scale).reshape(batch, self.num_kv_heads, -1, dim)
+        scores = (grouped @ k.transpose(-2, -1)).view(batch, self.num_kv_heads, -1, seq, num_keys)
         if is_causal:
-            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+            mask = torch.ones(seq, num_keys, dtype=torch.bool, device=q.device).tril()
+        elif mask is not None:
+            mask = mask[:, None]
+        if self.softcap is not None:
+            scores = softcap(scores.float(), self.softcap)
         if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        weights = scores.softmax(dim=-1, dtype=torch.float32).type_as(q)
-        return F.dropout(weights, self.dropout_p, self.training) @ v
+            # Added, not filled in: the backward pass then has nothing to do.
+            scores = scores + scores.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+        weights = F.dropout(scores.softmax(dim=-1).type_as(q), self.dropout_p, self.training)
+        return (weights.view(*grouped.shape[:-1], num_keys) @ v).view(q.shape)
+
+
+def _is_quicker_spelled_out(q: Tensor, k: Tensor) -> bool:
+    """Training in bfloat16 on a CPU, whose kernel takes long for the backward pass."""
+    if not (q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu"):
+        return False
+    return q.shape[:-1].numel() * k.shape[2] <= MAX_SCORES

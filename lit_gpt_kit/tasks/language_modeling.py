@@ -27,7 +27,8 @@ class LanguageModeling(Task):
     """A GPT that learns to guess the next token.
 
     Batches are dicts of `input_ids` (batch, seq), `targets` of the same shape, already shifted,
-    with IGNORE_INDEX where no loss falls, and perhaps `document_ids`.
+    with IGNORE_INDEX where no loss falls, and perhaps `document_ids`, and `target_positions`
+    (targets,), where in the flattened batch loss falls.
 
     Logs `train/loss` (of the whole global batch), `train/lr`, `train/grad_norm`, `train/tokens`,
     and over the whole split `val/loss`, `val/perplexity`, `val/bits_per_byte`; `test/` likewise.
@@ -80,8 +81,17 @@ class LanguageModeling(Task):
     def compute_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Summed nats and number of targets."""
         hidden = self.network.hidden_states(batch["input_ids"], batch.get("document_ids"))
-        nll = next_token_loss(hidden, self.network.lm_head, batch["targets"])
-        return nll, (batch["targets"] != IGNORE_INDEX).sum()
+        targets = batch["targets"]
+        num_targets = (targets != IGNORE_INDEX).sum()
+        if "target_positions" in batch:
+            # Of a prompt nobody asks what follows: no logits of a vocabulary's size for nothing.
+            # The data module counted them, so the host need not wait for the device.
+            positions = batch["target_positions"]
+            hidden, targets = (
+                hidden.flatten(0, 1)[None, positions],
+                targets.flatten()[None, positions],
+            )
+        return next_token_loss(hidden, self.network.lm_head, targets), num_targets
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add the batch to the validation metrics."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lit_gpt_kit.model.attention import CausalSelfAttention
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.positions import RotaryPositions
-from lit_gpt_kit.model.view import View
+from lit_gpt_kit.model.view import View, view_row
 
 EMBED, HEADS, SEQ = 16, 4, 6
 
@@ -162,3 +162,30 @@ def test_dropout_only_in_training(place: str) -> None:
     # Dropped weights silence a whole head, dropped outputs single numbers.
     heads = dropped.view(500, HEADS, -1)
     assert (heads == heads[..., :1]).all().item() is (place == "weights")
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["causal", "documents", "everything"])
+def test_what_is_quicker_in_training_is_the_same(num_kv_heads: int, kind: str) -> None:
+    """On a CPU, training in bfloat16 spells attention out; torch's kernel in float32 agrees."""
+    torch.manual_seed(0)
+    config = GPTConfig(7, num_heads=4, num_kv_heads=num_kv_heads, embed_dim=32, block_size=16)
+    attention = CausalSelfAttention(config, layer=0).to(torch.bfloat16)
+    exact = CausalSelfAttention(config, layer=0).double()
+    exact.load_state_dict(attention.state_dict())
+    documents = torch.tensor([[0] * 5 + [1] * 7, [0] * 12])
+    view = {
+        "causal": View(),
+        "documents": view_row(12, None, documents, torch.device("cpu")),
+        "everything": View(is_causal=False),
+    }[kind]
+    x = torch.randn(2, 12, 32).to(torch.bfloat16)
+    outs = []
+    for layer in (attention, exact):
+        given = x.detach().to(layer.out.weight.dtype).requires_grad_()
+        out = layer(given, view)
+        out.square().sum().backward()
+        assert given.grad is not None
+        outs.append((out.double(), given.grad.double(), layer.qkv.weight.grad.double()))  # type: ignore[union-attr]
+    for quick, slow in zip(*outs, strict=True):
+        assert torch.linalg.vector_norm(quick - slow) < 0.02 * torch.linalg.vector_norm(slow)
