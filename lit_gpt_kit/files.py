@@ -12,8 +12,8 @@ from lit_gpt_kit.errors import InputError
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` beside `path` and rename it into place, so that no half file is ever read.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` beside `path` and rename it into place, so that no half file is ever read.
 
     Raises:
         InputError: the disk is full; what `path` held before is still there. Or `path` is a folder.
@@ -25,7 +25,7 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         with says_when_full(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
