@@ -26,10 +26,10 @@ class BinnedCurves(Metric):
     threshold, and count a class that is not there as an AUROC of 0.
 
     Rows of one bin count as equally likely. The largest errors measured, of AUROC and of average
-    precision, on 5,000 made-up rows whose logits differ by hundredths up to hundreds: 1e-4 and 3e-4 with
-    up to four classes (65,536 bins each), 1e-4 and 1e-3 with 50, 2e-4 and 3e-3 with 200. Two
-    classes whose log-odds are all the same but for a hundredth: 1e-4 and 3e-3. Log-odds beyond
-    10,000 are not told apart.
+    precision, on 5,000 made-up rows whose logits differ by hundredths up to hundreds: 1e-4 and 3e-4
+    with up to four classes (65,536 bins each), 1e-4 and 1e-3 with 50, 2e-4 and 3e-3 with 200. Two
+    classes whose log-odds are all 3 but for hundredths: 1e-4 and 3e-3. Log-odds beyond 10,000 are
+    not told apart.
 
     Args:
         num_classes: of two exclusive classes, only the second has curves.
