@@ -13,6 +13,9 @@ from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 SAMPLE_TOKENS = 120
 LONGEST_PROMPT = 12
+LONGEST_QUESTION = 8
+"""Lines shown of a question; its end is what is asked."""
+PER_LABEL = "val/f1_"
 
 
 class Narrator(Callback):
@@ -52,10 +55,14 @@ class Narrator(Callback):
         took = timedelta(seconds=round(time.monotonic() - self._started))
         print(f"\ndone: {trainer.global_step:,} steps in {took}")
         metrics = trainer.callback_metrics
-        for name in ("train/loss", *sorted(m for m in metrics if m.startswith("val/"))):
-            if name in metrics:
-                print(f"{name:>20}: {float(metrics[name]):.4f}")
-        print(f"\nnext: {_next_command(pl_module, shlex.quote(str(self.run_dir)))}")
+        # What each label has is in metrics.csv; there may be many.
+        names = sorted(m for m in metrics if m.startswith("val/") and not m.startswith(PER_LABEL))
+        shown = [name for name in ("train/loss", *names) if name in metrics]
+        width = max(20, *map(len, shown), 20)
+        for name in shown:
+            print(f"{name:>{width}}: {float(metrics[name]):.4f}")
+        run_dir = shlex.quote(str(self.run_dir))
+        print(f"\nnext: {_next_command(trainer, pl_module, run_dir)}")
 
 
 def _describe_model(module: LightningModule) -> str:
@@ -87,11 +94,26 @@ def _describe_training(trainer: Trainer) -> str:
     return f"{length}, {trainer.precision} on {devices}{trainer.strategy.root_device.type}"
 
 
-def _next_command(module: LightningModule, run_dir: str) -> str:
+def _next_command(trainer: Trainer, module: LightningModule, run_dir: str) -> str:
     suggest: Any = getattr(module, "suggest", None)
+    data: Any = getattr(trainer, "datamodule", None)
+    if hasattr(data, "generation_examples") and hasattr(module, "answer"):
+        _show_answer(module, data)
+        return f"lit-gpt chat {run_dir}"
     if hasattr(module, "generate") or suggest is None:
         return f"lit-gpt generate {run_dir} --prompt {_show_sample(module)}"
     return str(suggest(run_dir))
+
+
+def _show_answer(module: Any, data: Any) -> None:
+    """Print what the model answers to a question that it has not been trained on."""
+    for example in data.generation_examples("val")[:1]:
+        (answer,) = module.answer([example.messages], max_new_tokens=SAMPLE_TOKENS)
+        print("\nsample, from the validation rows:")
+        for speaker, text in (("user", example.messages[-1]["content"]), ("model", answer)):
+            for line in text.strip().splitlines()[-LONGEST_QUESTION:]:
+                print(f"  {speaker:>5} | {line}")
+                speaker = ""
 
 
 def _show_sample(module: LightningModule) -> str:
