@@ -11,7 +11,8 @@ from tests.command import TEXT, run
 from tests.conftest import REPOSITORY
 from tests.run_dir import only_run, read_metrics
 
-CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+FINETUNE = sorted((REPOSITORY / "configs" / "finetune").glob("*.yaml"))
+CONFIGS = sorted(set((REPOSITORY / "configs").rglob("*.yaml")) - set(FINETUNE))
 SMALL = (
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",
@@ -59,7 +60,7 @@ def test_is_parsed(config: Path) -> None:
     assert isinstance(settings.model.init_args.gpt.num_layers, int)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", [*CONFIGS, *FINETUNE], ids=lambda path: path.stem)
 def test_says_at_its_top_what_it_is(config: Path) -> None:
     assert config.read_text().startswith("# ")
 

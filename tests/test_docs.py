@@ -4,6 +4,7 @@ A wrapper cuts `fit` to a few steps. The lines that set up an environment and ru
 .ci/run's.
 """
 
+import json
 import os
 import re
 import shutil
@@ -11,13 +12,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.transformers_models import build, save
 
 REPOSITORY = Path(__file__).parent.parent
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"(?:<!-- (?P<note>[\w ]+) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)```", re.S)
 ELSEWHERE = {"quickstart", "test", "checks", "interactive", "outside project", "measured"}
 FEW_STEPS = "--trainer.max_steps=4 --trainer.val_check_interval=2 --trainer.limit_val_batches=1"
@@ -74,7 +76,25 @@ def clone(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Path:
         shutil.copy(REPOSITORY / name, folder / name)
     shell("lit-gpt fit --config configs/quickstart.yaml", folder, home)
     make_hub_models(folder)
+    make_rows(folder)
     return folder
+
+
+def make_rows(folder: Path) -> None:
+    """The files of rows that the pages on fine-tuning name."""
+    chat = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day."}]
+    files: dict[str, list[dict[str, Any]]] = {
+        "train.jsonl": [{"text": f"a {word} film", "label": word} for word in ("good", "bad")],
+        "new.jsonl": [{"text": "a film"}],
+        "dialogues.jsonl": [{"dialogue": "Ann: Tea?\nBen: Yes.", "summary": "Ben has tea."}],
+        "chats.jsonl": [{"messages": chat}],
+        "instructions.jsonl": [{"instruction": "Say yes.", "input": "", "output": "Yes."}],
+    }
+    for name, rows in files.items():
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows * 30))
+    question = {"context": "It is late.", "question": "How late is it?", "answers": ["late"]}
+    (folder / "questions.json").write_text(json.dumps([question] * 60))
+    (folder / "en_fr.tsv").write_text("Run!\tCours !\nIt is late.\tIl est tard.\n" * 200)
 
 
 def make_hub_models(folder: Path) -> None:
