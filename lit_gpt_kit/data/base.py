@@ -46,8 +46,9 @@ class DataModule(LightningDataModule):
         cache_dir: str,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} must be at least 1")
+        for name, value in (("batch_size", batch_size), ("block_size", block_size)):
+            if value is not None and value < 1:
+                raise InputError(f"{name}={value} must be at least 1")
         self.sources = sources
         self.tokenizer_choice = tokenizer
         self.batch_size = batch_size
@@ -65,6 +66,11 @@ class DataModule(LightningDataModule):
         """The texts that a tokenizer is trained on."""
         raise NotImplementedError(f"{type(self).__name__} does not define read_texts")
 
+    @property
+    def reading(self) -> list[Any]:
+        """What besides the files decides which texts are read, as JSON values."""
+        return []
+
     def build_tokenizer(self) -> Tokenizer:
         """The tokenizer: the model's, loaded from a file, or trained on `sources` once and kept.
 
@@ -80,7 +86,8 @@ class DataModule(LightningDataModule):
         if isinstance(choice, str):
             return Tokenizer.from_file(Path(choice).expanduser())
         sources = self.resolve(self.sources)
-        key = hash_parts([FORMAT_VERSION, asdict(choice), [s.fingerprint for s in sources]])
+        files = [source.fingerprint for source in sources]
+        key = hash_parts([FORMAT_VERSION, asdict(choice), files, *self.reading])
         path = self.cache_dir / "tokenizers" / f"{key}.json"
         end_token = choice.specials[0] if choice.specials else None
         if not path.exists():

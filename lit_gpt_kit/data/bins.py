@@ -11,7 +11,7 @@ def fill_bins(lengths: Sequence[int] | NDArray[np.int64], size: int) -> list[lis
     """Which rows share a bin, each row in one.
 
     The longest first, each into the fullest bin that has room: best-fit decreasing, which needs at
-    most 11/9 of the fewest bins possible (Johnson et al. 1974).
+    most 11/9 of the fewest bins possible, and four more (Johnson et al. 1974).
 
     Args:
         lengths: of the rows; none above `size`.

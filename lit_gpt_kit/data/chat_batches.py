@@ -74,7 +74,7 @@ class PackedRows:
 def _side_by_side(
     groups: Sequence[Sequence[int]], rows: ChatRows, has_documents: bool = False
 ) -> dict[str, Tensor]:
-    longest = max(1, *(int(rows.lengths[list(group)].sum()) for group in groups), 1)
+    longest = max([1, *(int(rows.lengths[list(group)].sum()) for group in groups)])
     shape = (len(groups), longest)
     input_ids = np.full(shape, PADDING_ID, dtype=np.int64)
     targets = np.full(shape, IGNORE_INDEX, dtype=np.int64)

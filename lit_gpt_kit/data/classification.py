@@ -14,7 +14,7 @@ from lit_gpt_kit.data.row_loader import RowEvalLoader, RowTrainLoader
 from lit_gpt_kit.data.rows import Row, read_rows
 from lit_gpt_kit.data.sources import FileSource, Source
 from lit_gpt_kit.data.token_rows import TokenRows
-from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.errors import InputError, did_you_mean
 from lit_gpt_kit.tokenization.training import TokenizerConfig
 
 
@@ -90,6 +90,8 @@ class ClassificationDataModule(DataModule):
         self.num_cut = 0
         self.labels: LabelMap | None = None
         self._given_names = None if label_names is None else tuple(label_names)
+        if self._given_names and len(set(self._given_names)) < len(self._given_names):
+            raise InputError(f"label_names={label_names} has a name twice; give each once")
         self._rows: dict[str, Examples] = {}
 
     # ---- reading ----
@@ -117,6 +119,7 @@ class ClassificationDataModule(DataModule):
             self._rows = {"val": self._read(self.val_sources)}
             return
         whole = self._read(self.sources)
+        self.labels = self._number_labels(whole.texts)
         if self.val_sources is None:
             train, val = split_by_label([r.labels or () for r in whole.texts], self.val_fraction)
             self._rows = {"train": whole.select(train), "val": whole.select(val)}
@@ -124,7 +127,13 @@ class ClassificationDataModule(DataModule):
             self._rows = {"train": whole, "val": self._read(self.val_sources)}
         if stage is None and self.test_sources is not None:
             self._rows["test"] = self._read(self.test_sources)
-        self.labels = self._number_labels(self._rows["train"].texts)
+        if stage is None and self.predict_sources is not None:
+            self._rows["predict"] = self._read(self.predict_sources, has_labels=False)
+
+    @property
+    def reading(self) -> list[Any]:
+        """The columns of the text, and what stands between them."""
+        return [self.text_columns, self.pair_separator, self.column_names]
 
     def read_texts(self, sources: Sequence[Source]) -> Iterator[str]:
         """The texts of all rows."""
@@ -136,6 +145,9 @@ class ClassificationDataModule(DataModule):
             raise InputError(f"{', '.join(sources)} holds no row")
         limit = self.block_size
         tokens = self.tokenizer.encode_batch([row.text for row in texts])
+        for row, ids in zip(texts, tokens, strict=True):
+            if not ids:
+                raise InputError(f"{row.place}: the tokenizer leaves nothing of the text")
         self.num_cut += sum(len(ids) > limit for ids in tokens)
         rows = TokenRows.of(ids[:limit] for ids in tokens)
         return Examples(texts, rows, np.arange(len(texts)))
@@ -176,10 +188,9 @@ class ClassificationDataModule(DataModule):
 
     @property
     def label_counts(self) -> list[int]:
-        """How many training rows have each label."""
-        assert self.labels is not None, "the training rows have not been read"
+        """How many training rows have each label, in the order of the labels' numbers."""
         counts = Counter(name for row in self._rows["train"].texts for name in row.labels or ())
-        return [counts[name] for name in self.labels.names]
+        return [counts[name] for name in self._label_map().names]
 
     def _number_labels(self, texts: Sequence[LabelledText]) -> LabelMap:
         is_multi_label = any(len(row.labels or ()) != 1 for row in texts)
@@ -187,7 +198,12 @@ class ClassificationDataModule(DataModule):
         if self._given_names is not None:
             names = self._given_names
             for row in texts:
-                LabelMap(names, True).encode(row.labels or (), row.place)
+                for label in row.labels or ():
+                    if label not in names:
+                        hint = did_you_mean(label, names)
+                        raise InputError(
+                            f"{row.place}: label '{label}' is not among label_names{hint}"
+                        )
         else:
             names = found
         if len(found) < 2 and not (is_multi_label and found):
@@ -202,7 +218,7 @@ class ClassificationDataModule(DataModule):
         """The training's labels: the model knows those of its checkpoint."""
         names = getattr(self._module, "label_names", None)
         if names is not None:
-            return LabelMap(tuple(names), bool(self._module.is_multi_label))
+            return LabelMap(tuple(names), bool(getattr(self._module, "is_multi_label", False)))
         if self.labels is None:
             raise InputError(
                 "the labels are not known; start from a checkpoint, or set up for fit first"

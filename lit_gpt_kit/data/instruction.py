@@ -1,15 +1,16 @@
 """InstructionDataModule: conversations to batches in which the assistant's words are learned."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import inf
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lit_gpt_kit.data.base import DataModule, hash_parts
 from lit_gpt_kit.data.chat_batches import ChatRows, PackedRows
+from lit_gpt_kit.data.chat_split import Split, TooLong
 from lit_gpt_kit.data.chat_store import FORMAT_VERSION, ChatStore, Placed, open_or_build
 from lit_gpt_kit.data.conversations import Conversation, read_conversation
 from lit_gpt_kit.data.examples import GenerationExample
@@ -19,36 +20,13 @@ from lit_gpt_kit.data.row_loader import RowEvalLoader, RowTrainLoader
 from lit_gpt_kit.data.row_template import RowTemplate
 from lit_gpt_kit.data.rows import read_rows
 from lit_gpt_kit.data.sources import FileSource, Source
-from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.errors import InputError, did_you_mean
 from lit_gpt_kit.tokenization.answer_spans import LossOn
 from lit_gpt_kit.tokenization.chat_template import encode_chat
 from lit_gpt_kit.tokenization.template_files import find_template
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 from lit_gpt_kit.tokenization.training import TokenizerConfig
 from lit_gpt_kit.tokenization.turns import EmptyTextError
-
-TooLong = Literal["cut", "drop"]
-
-
-@dataclass(frozen=True)
-class Split:
-    """The conversations of a split, and what was left out of them.
-
-    Attributes:
-        sources: the files they come from.
-        rows: those that are read.
-        num_cut: how many lost their end.
-        num_dropped: how many were too long and are left out.
-        num_without_target: how many are left out since nothing in them would be learned.
-        num_empty: how many rows are left out since a text in them is empty.
-    """
-
-    sources: list[str]
-    rows: ChatRows
-    num_cut: int
-    num_dropped: int
-    num_without_target: int
-    num_empty: int
 
 
 class InstructionDataModule(DataModule):
@@ -116,6 +94,8 @@ class InstructionDataModule(DataModule):
             raise InputError(f"val_fraction={val_fraction} must be at least 0 and below 1")
         if shape is not None and template is not None:
             raise InputError(f"shape={shape} and template are both given; give one")
+        if too_long not in (known := get_args(TooLong)):
+            raise InputError(f"too_long={too_long!r} is unknown{did_you_mean(too_long, known)}")
         self.val_sources = val_sources
         self.test_sources = test_sources
         self.predict_sources = predict_sources
@@ -161,10 +141,10 @@ class InstructionDataModule(DataModule):
                 store = self._open_store(sources)
                 self.splits[name] = self._split(sources, store, np.arange(len(store.tokens)))
         if stage in (None, "fit") and not len(self.splits["train"].rows.numbers):
+            cut = ", or cut what is too long (too_long: cut)" if self.too_long == "drop" else ""
             raise InputError(
                 f"no row of {', '.join(self.sources)} is left to train on: "
-                f"{describe_losses(self.splits['train'])}; raise block_size={self.block_size}, or "
-                "cut what is too long (too_long: cut)"
+                f"{self.splits['train'].describe_losses()}; raise block_size={self.block_size}{cut}"
             )
 
     def build_tokenizer(self) -> Tokenizer:
@@ -174,6 +154,12 @@ class InstructionDataModule(DataModule):
             return tokenizer
         template = find_template(self.chat_template)
         return Tokenizer(tokenizer.backend, tokenizer.end_token, template, tokenizer.begin_token)
+
+    @property
+    def reading(self) -> list[Any]:
+        """How rows become conversations."""
+        shape = asdict(self.shape) if isinstance(self.shape, RowTemplate) else self.shape
+        return [shape, self.skip_empty, self.column_names]
 
     def read_texts(self, sources: Sequence[Source]) -> Iterator[str]:
         """All that is said in all conversations."""
@@ -198,12 +184,10 @@ class InstructionDataModule(DataModule):
 
     def _open_store(self, sources: list[str]) -> ChatStore:
         resolved = self.resolve(sources)
-        shape = asdict(self.shape) if isinstance(self.shape, RowTemplate) else self.shape
         layout = [self.tokenizer.chat_template, self.tokenizer.begin_token]
-        reading = [shape, self.loss_on, self.skip_empty, self.column_names]
         files = [source.fingerprint for source in resolved]
-        parts = [FORMAT_VERSION, self.tokenizer.fingerprint, layout, reading, files]
-        folder = self.cache_dir / "chats" / hash_parts(parts)
+        parts = [FORMAT_VERSION, self.tokenizer.fingerprint, layout, self.loss_on, files]
+        folder = self.cache_dir / "chats" / hash_parts([*parts, *self.reading])
 
         def read() -> Iterator[Placed]:
             return self._read(resolved)
@@ -214,30 +198,7 @@ class InstructionDataModule(DataModule):
             return open_or_build(folder, read, self.tokenizer, self.loss_on, advance)
 
     def _split(self, sources: list[str], store: ChatStore, numbers: NDArray[np.int64]) -> Split:
-        limit = self.block_size
-        num_rows = len(numbers)
-        numbers = numbers[store.tokens.lengths[numbers] > 0]
-        lengths = store.tokens.lengths[numbers] - 1
-        is_long = lengths > limit
-        num_empty = num_rows - len(numbers)
-        kept = np.minimum(lengths, limit)
-        if self.too_long == "drop":
-            numbers, kept = numbers[~is_long], kept[~is_long]
-        learns = np.array(
-            [store.is_target.row(n)[1 : k + 1].any() for n, k in zip(numbers, kept, strict=True)],
-            dtype=bool,
-        )
-        rows = ChatRows(store, numbers[learns], kept[learns])
-        num_long = int(is_long.sum())
-        is_cut = self.too_long == "cut"
-        return Split(
-            sources,
-            rows,
-            num_cut=num_long if is_cut else 0,
-            num_dropped=0 if is_cut else num_long,
-            num_without_target=int((~learns).sum()),
-            num_empty=num_empty,
-        )
+        return Split.of(sources, store, numbers, self.block_size, self.too_long)
 
     # ---- batches ----
 
@@ -274,14 +235,15 @@ class InstructionDataModule(DataModule):
         return self._eval_loader("predict")
 
     def _eval_loader(self, name: str) -> RowEvalLoader | list[Any]:
-        rows = self._named_split(name).rows
-        if not len(rows.numbers):
+        split = self._named_split(name)
+        if split is None or not len(split.rows.numbers):
             return []
+        rows = split.rows
         return RowEvalLoader(rows.lengths, rows.collate, self.batch_size, *self._rank())
 
-    def _named_split(self, name: str) -> Split:
+    def _named_split(self, name: str) -> Split | None:
         order = {"predict": ("predict", "test", "val"), "test": ("test", "val")}.get(name, (name,))
-        return next(self.splits[found] for found in order if found in self.splits)
+        return next((self.splits[found] for found in order if found in self.splits), None)
 
     # ---- for people and callbacks ----
 
@@ -291,6 +253,8 @@ class InstructionDataModule(DataModule):
         Those that leave no room in the block for an answer are left out.
         """
         found = self._named_split(split)
+        if found is None:
+            return []
         wanted = set(found.rows.numbers.tolist())
         examples = []
         for number, (conversation, _) in enumerate(self._read(self.resolve(found.sources))):
@@ -305,7 +269,7 @@ class InstructionDataModule(DataModule):
         """What there is to train on, for people."""
         train, val = self.splits["train"], self.splits.get("val")
         num_val = 0 if val is None else len(val.rows.numbers)
-        losses = describe_losses(train)
+        losses = train.describe_losses()
         return (
             f"{len(train.rows.numbers):,} conversations to train on, {num_val:,} to validate on, "
             f"from {', '.join(self.sources)}{f' ({losses})' if losses else ''}"
@@ -317,14 +281,3 @@ class InstructionDataModule(DataModule):
         epochs = num_steps * rows / len(self.train_rows().lengths)
         kind = "packed rows" if self.pack else "rows"
         return f"of {rows:,} {kind}" + (f" ({epochs:.1f} epochs)" if epochs < inf else "")
-
-
-def describe_losses(split: Split) -> str:
-    """What was left out of a split, for people; empty where nothing was."""
-    counts = {
-        "cut to the block": split.num_cut,
-        "too long and dropped": split.num_dropped,
-        "left out since no answer is left in them": split.num_without_target,
-        "left out since a text is empty": split.num_empty,
-    }
-    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)

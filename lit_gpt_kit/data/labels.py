@@ -1,7 +1,9 @@
 """Labels as people write them, and as numbers that a network learns."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -39,7 +41,8 @@ def _name(value: Any, place: str, column: str) -> str:
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, (str, int, float)):
+    # What pandas writes where a number is missing is no number.
+    if not isinstance(value, (str, int, float)) or (isinstance(value, float) and isnan(value)):
         raise InputError(
             f"{place}: field '{column}' is no label: {value!r}; use a name or a number"
         )
@@ -53,7 +56,7 @@ def sort_names(names: Iterable[str]) -> tuple[str, ...]:
     """Each name once, numbers in the order of numbers."""
     found = set(names)
     if all(name.removeprefix("-").isdecimal() for name in found):
-        return tuple(sorted(found, key=int))
+        return tuple(sorted(found, key=lambda name: (int(name), name)))  # 1 and 01 are two
     return tuple(sorted(found))
 
 
@@ -99,20 +102,26 @@ class LabelMap:
 def split_by_label(
     labels: Sequence[tuple[str, ...]], val_fraction: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to train on and rows to validate on, `val_fraction` of those with the same labels.
+    """Rows to train on and rows to validate on, `val_fraction` of those of each label.
 
-    Which rows are held out does not depend on any seed. A label of a single row is trained on.
+    A row with several labels counts for the rarest, since few rows may have the very same ones
+    (Sechidis et al. 2011). Which rows are held out does not depend on any seed. Every label has
+    rows to train on.
     """
-    groups: dict[tuple[str, ...], list[int]] = {}
+    counts = Counter(name for names in labels for name in names)
+    groups: dict[str | None, list[int]] = {}
     for number, names in enumerate(labels):
-        groups.setdefault(names, []).append(number)
+        rarest = min(names, key=lambda name: (counts[name], name), default=None)
+        groups.setdefault(rarest, []).append(number)
     held_out = [
         np.array(rows, dtype=np.int64)[
             stratified_choice(len(rows), _share(len(rows), val_fraction))
         ]
         for rows in groups.values()
     ]
-    val = np.sort(np.concatenate(held_out)) if held_out else np.zeros(0, dtype=np.int64)
+    val = np.concatenate(held_out) if held_out else np.zeros(0, dtype=np.int64)
+    left = counts - Counter(name for number in val for name in labels[number])
+    val = np.sort(val[[left.keys() >= set(labels[number]) for number in val]])
     return np.setdiff1d(np.arange(len(labels)), val), val
 
 

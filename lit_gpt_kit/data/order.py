@@ -68,10 +68,10 @@ def shuffle(index: Numbers, size: int, key: int) -> Numbers:
 def epoch_order(lengths: Numbers, rows_per_step: int, seed: int, epoch: int) -> Numbers:
     """Which rows each step of an epoch reads, rows of like length in a step.
 
-    Every row is read at least once; where rows and steps do not come out even, the last step is
-    filled up with rows of the epoch's beginning. Rows are shuffled first, then sorted by length
-    within stretches of `STEPS_SORTED` steps, so that little is padded and much is left to chance,
-    and the steps of a stretch are shuffled again.
+    Every row is read at least once; where rows and steps do not come out even, the rows that the
+    shuffling put first are read once more. Rows are shuffled first, then sorted by length within
+    stretches of `STEPS_SORTED` steps, so that little is padded and much is left to chance, and the
+    steps of a stretch are shuffled again.
 
     Args:
         lengths: (rows,) what to sort by.
@@ -89,7 +89,7 @@ def epoch_order(lengths: Numbers, rows_per_step: int, seed: int, epoch: int) -> 
     for start in range(0, len(rows), STEPS_SORTED * rows_per_step):
         stretch = rows[start : start + STEPS_SORTED * rows_per_step]
         ordered = stretch[np.argsort(lengths[stretch], kind="stable")].reshape(-1, rows_per_step)
-        steps = shuffle(np.arange(len(ordered)), len(ordered), key + start + 1)
+        steps = shuffle(np.arange(len(ordered)), len(ordered), key ^ (start + 1))
         stretch[:] = ordered[steps].reshape(-1)
     return rows.reshape(num_steps, rows_per_step)
 

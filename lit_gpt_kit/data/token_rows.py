@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ class TokenRows:
     def __len__(self) -> int:
         return len(self.ends)
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """(rows,) tokens in each."""
         return np.diff(self.ends, prepend=0)
@@ -54,7 +55,7 @@ class TokenRows:
         A negative number is a row of nothing.
         """
         rows = [self.row(number) if number >= 0 else self.values[:0] for number in numbers]
-        padded = np.full((len(rows), max(1, *map(len, rows), 1)), fill, dtype=np.int64)
+        padded = np.full((len(rows), max([1, *map(len, rows)])), fill, dtype=np.int64)
         for place, row in enumerate(rows):
             padded[place, : len(row)] = row
         return torch.from_numpy(padded)

@@ -1,11 +1,21 @@
 """The order of rows: a permutation each epoch, a pure function of seed and number."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_gpt_kit.data.order import row_starts, rows_per_epoch, shuffle, stratified_choice
+from lit_gpt_kit.data.order import (
+    STEPS_SORTED,
+    epoch_order,
+    row_starts,
+    rows_per_epoch,
+    shuffle,
+    steps_per_epoch,
+    stratified_choice,
+)
 
 KEYS = st.integers(0, 2**63)
 
@@ -145,3 +155,59 @@ def test_stratified_choice_is_random_within_a_stretch() -> None:
     counts = np.bincount(offsets, minlength=10)
     assert counts.min() > 60
     assert counts.max() < 140
+
+
+# ---- rows of any lengths ----
+
+LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=400)
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, rows_per_step=st.integers(1, 40), seed=SEEDS, epoch=st.integers(0, 1000))
+def test_an_epoch_of_rows_reads_each_at_least_once(
+    lengths: list[int], rows_per_step: int, seed: int, epoch: int
+) -> None:
+    order = epoch_order(np.array(lengths), rows_per_step, seed, epoch)
+    num_steps = steps_per_epoch(len(lengths), rows_per_step)
+    assert num_steps == max(1, math.ceil(len(lengths) / rows_per_step))
+    assert order.shape == (num_steps, rows_per_step)
+    counts = np.bincount(order.flatten(), minlength=len(lengths))
+    assert len(counts) == len(lengths)
+    # As seldom again as can be, and no row more often than another by more than one.
+    assert counts.min() >= 1
+    assert counts.max() - counts.min() <= 1
+    again = epoch_order(np.array(lengths), rows_per_step, seed, epoch)
+    assert again.tolist() == order.tolist()
+
+
+def test_a_step_has_rows_of_like_length() -> None:
+    lengths = np.random.default_rng(0).geometric(0.02, 8 * STEPS_SORTED * 4)
+    order = epoch_order(lengths, 8, seed=0, epoch=0)
+    longest, tokens = lengths[order].max(axis=1), lengths[order].sum(axis=1)
+    by_chance = lengths.reshape(-1, 8)
+    assert tokens.sum() > 0.9 * (longest * 8).sum()
+    assert by_chance.sum() < 0.5 * (by_chance.max(axis=1) * 8).sum()
+    # Neighbouring steps are not: within a stretch they are shuffled.
+    assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.2
+
+
+def test_each_epoch_and_seed_mixes_rows_anew() -> None:
+    lengths = np.random.default_rng(0).integers(1, 100, 2000)
+    steps = [
+        {frozenset(step.tolist()) for step in epoch_order(lengths, 4, seed, epoch)}
+        for epoch in range(3)
+        for seed in (0, 1, -1)
+    ]
+    for number, one in enumerate(steps):
+        for other in steps[:number]:
+            assert len(one & other) < 5
+    # Rows of one length alone: nothing but the shuffling.
+    firsts = [int(epoch_order(np.ones(100), 1, 0, epoch)[0, 0]) for epoch in range(200)]
+    assert len(set(firsts)) > 80
+
+
+def test_orders_of_rows_of_today_are_those_of_tomorrow() -> None:
+    # A run that goes on under a later version must read on where it stood.
+    lengths = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3])
+    frozen = [[8, 4, 7, 5], [1, 3, 6, 6], [0, 9, 2, 2]]
+    assert epoch_order(lengths, 4, seed=42, epoch=1).tolist() == frozen
