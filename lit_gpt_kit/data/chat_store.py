@@ -81,7 +81,10 @@ def open_or_build(
         arrays = (np.concatenate(ids), np.concatenate(masks), ends)
         for name, array in zip(FILES, arrays, strict=True):
             with (unfinished / f"{name}.npy").open("wb") as file:
-                np.save(file, array, allow_pickle=False)
+                # Of a full disk np.save says no more than that something was not written.
+                header = np.lib.format.header_data_from_array_1_0(array)
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(array.data)
                 flush_to_disk(file)
 
     build_once(folder, _is_whole, write)
@@ -97,6 +100,6 @@ def _batches(conversations: Iterable[Placed]) -> Iterator[list[Placed]]:
 def _is_whole(folder: Path) -> bool:
     try:
         ChatStore(folder)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, TypeError):
         return False
     return True

@@ -162,7 +162,7 @@ def test_shares_of_several_labels() -> None:
     chances = np.array([0.5, 0.3, 0.02, 0.02] + [0.15] * 10)
     rows = rng.random((5000, len(chances))) < chances
     labels = [tuple(str(n) for n in np.flatnonzero(row)) for row in rows]
-    assert len(set(labels)) > 1500  # most of them too rare to be split by
+    assert len(set(labels)) > 800  # most of them too rare to be split by
     _, val = split_by_label(labels, 0.1)
     assert 490 <= len(val) <= 510
     shares = rows[val].sum(axis=0) / rows.sum(axis=0)
