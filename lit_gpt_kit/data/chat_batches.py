@@ -68,7 +68,8 @@ class PackedRows:
 
     def collate(self, bins: Numbers) -> dict[str, Tensor]:
         """A batch of packed rows, with `document_ids` that keep conversations apart."""
-        return _side_by_side([self.bins[number] for number in bins.tolist()], self.rows, True)
+        groups = [self.bins[number] if number != FILLER else [] for number in bins.tolist()]
+        return _side_by_side(groups, self.rows, has_documents=True)
 
 
 def _side_by_side(
