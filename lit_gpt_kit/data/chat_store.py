@@ -15,7 +15,7 @@ from lit_gpt_kit.tokenization.answer_spans import LossOn
 from lit_gpt_kit.tokenization.chat_training import TrainingChat, encode_training_chats
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Part of every cache key; raise it when the files' meaning changes."""
 CONVERSATIONS_AT_ONCE = 1024
 """Encoded in parallel; so many are in memory as text."""
@@ -29,7 +29,8 @@ class ChatStore:
     """The tokens of conversations, one behind the other, memory-mapped.
 
     Attributes:
-        tokens: a row for each conversation, an empty one where it is left out.
+        tokens: a row for each conversation, up to the end of its last answer; an empty one where it
+            is left out.
         is_target: for each token, whether the model is to write it.
     """
 
@@ -72,8 +73,11 @@ def open_or_build(
             chats = iter(encode_training_chats(tokenizer, messages, loss_on, places))
             for found, _ in batch:
                 chat = LEFT_OUT if found is None else next(chats)
-                ids.append(np.array(chat.ids, dtype=np.uint32))
-                masks.append(np.array(chat.is_target, dtype=np.bool_))
+                mask = np.array(chat.is_target, dtype=np.bool_)
+                # What stands behind the last answer is not learned, and nothing is learned from it.
+                length = int(mask.nonzero()[0][-1]) + 1 if mask.any() else 1
+                ids.append(np.array(chat.ids[:length], dtype=np.uint32))
+                masks.append(mask[:length])
             on_progress(sum(len(m["content"]) for turns in messages for m in turns))
         if not any(map(len, ids)):
             raise InputError("the sources hold no conversation")

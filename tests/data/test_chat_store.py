@@ -63,8 +63,8 @@ def conversation(i: int) -> Placed:
 
 
 def chatml(i: int) -> str:
-    question, answer = "a" * i, "b" * i
-    return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n"
+    """The layout, up to the end of the answer."""
+    return f"<|im_start|>user\n{'a' * i}<|im_end|>\n<|im_start|>assistant\n{'b' * i}<|im_end|>"
 
 
 def build(
@@ -95,7 +95,6 @@ def test_contents_are_the_tokens_and_their_mask(
     placed = [conversation(3), conversation(1), (None, "x.jsonl, line 3"), conversation(2)]
     store = open_or_build(tmp_path / "a", lambda: placed, byte_tokenizer, "every", done.append)
     assert rows(store) == [chatml(3).encode(), chatml(1).encode(), b"", chatml(2).encode()]
-    # The line break behind the end of the turn is the template's.
     answers = [b"bbb<|im_end|>", b"b<|im_end|>", b"", b"bb<|im_end|>"]
     assert [learned(store, number) for number in range(4)] == answers
     assert sum(done) == 2 * (3 + 1 + 2)
@@ -108,12 +107,15 @@ def test_contents_are_the_tokens_and_their_mask(
 def test_which_answers_are_learned(
     tmp_path: Path, byte_tokenizer: Tokenizer, loss_on: LossOn
 ) -> None:
-    turns = [*conversation(1)[0].messages, *conversation(2)[0].messages]  # type: ignore[union-attr]
+    answered = [*conversation(1)[0].messages, *conversation(2)[0].messages]  # type: ignore[union-attr]
+    turns = [*answered, {"role": "user", "content": "thanks, which nobody learns from"}]
     store = build(tmp_path / "a", [(Conversation(turns), "x")], byte_tokenizer, loss_on)
     assert learned(store, 0) == (b"b<|im_end|>" if loss_on == "every" else b"") + b"bb<|im_end|>"
     chat = encode_training_chat(byte_tokenizer, turns, loss_on)
-    assert store.tokens.row(0).tolist() == chat.ids
-    assert store.is_target.row(0).tolist() == chat.is_target
+    length = len(store.tokens.row(0))
+    assert store.tokens.row(0).tolist() == chat.ids[:length]
+    assert store.is_target.row(0).tolist() == chat.is_target[:length]
+    assert not any(chat.is_target[length:])
 
 
 def test_a_store_is_made_once(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
