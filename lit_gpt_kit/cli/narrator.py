@@ -67,13 +67,15 @@ class Narrator(Callback):
 
 def _describe_model(module: LightningModule) -> str:
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
+    num_trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    trained = "" if num_trained == num_parameters else f", {num_trained:,} of them trained"
     config: Any = getattr(module, "gpt", None)
     if config is None:
-        return f"{type(module).__name__}, {num_parameters:,} parameters"
+        return f"{type(module).__name__}, {num_parameters:,} parameters{trained}"
     return (
-        f"GPT with {num_parameters:,} parameters: {config.num_layers} layers, {config.num_heads} "
-        f"heads, width {config.embed_dim}, block {config.block_size}, vocabulary "
-        f"{config.vocab_size:,}"
+        f"GPT with {num_parameters:,} parameters{trained}: {config.num_layers} layers, "
+        f"{config.num_heads} heads, width {config.embed_dim}, block {config.block_size}, "
+        f"vocabulary {config.vocab_size:,}"
     )
 
 

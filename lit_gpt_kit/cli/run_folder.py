@@ -13,6 +13,8 @@ from lit_gpt_kit.errors import InputError, MissingFileError
 
 ROOT = Path("runs")
 LATEST = "latest"
+LAST, PRETRAINED = "last", "pretrained"
+"""What stands for a checkpoint: the last one of a run, and none, the pretrained model as it is."""
 
 
 def choose_run(
@@ -21,21 +23,30 @@ def choose_run(
     """The run folder of a command and the checkpoint it starts from.
 
     `fit` starts afresh unless told otherwise; the other commands take the best checkpoint of the
-    newest run. "last" is the last checkpoint of `run_dir`, or of the newest run.
+    newest run. "last" is the last checkpoint of `run_dir`, or of the newest run; "pretrained" is
+    none, and the folder a new one.
 
     Args:
         command: fit, validate, test or predict.
         name: what runs of this configuration are called.
         run_dir: the folder that a person chose.
-        ckpt_path: "last", a checkpoint or a run folder.
+        ckpt_path: "last", "pretrained", a checkpoint or a run folder.
 
     Raises:
         MissingFileError: there is no such run or checkpoint.
-        InputError: the folder holds a run already, which a new one would write over, or is a file.
+        InputError: the folder holds a run already, which a new one would write over, or is a file;
+            or `fit` is to start from "pretrained".
     """
     chosen = None if run_dir is None else Path(run_dir)
     if chosen is not None and chosen.exists() and not chosen.is_dir():
         raise InputError(f"--run_dir {chosen} is a file; name a folder")
+    if ckpt_path == PRETRAINED and command != "fit":
+        return chosen or _new_run_dir(name), None
+    if ckpt_path == PRETRAINED:
+        raise InputError(
+            "--ckpt_path pretrained measures a model before it is trained; fit starts from "
+            "model.init_args.pretrained anyway, leave --ckpt_path out"
+        )
     if ckpt_path is None and command == "fit":
         if chosen is not None and _holds_run(chosen):
             raise InputError(
@@ -43,12 +54,12 @@ def choose_run(
                 "another --run_dir"
             )
         return chosen or _new_run_dir(name), None
-    if ckpt_path is None or ckpt_path == "last":
-        if chosen and ckpt_path == "last" and not _holds_run(chosen):
+    if ckpt_path in (None, LAST):
+        if chosen and ckpt_path == LAST and not _holds_run(chosen):
             raise MissingFileError(f"--run_dir {chosen} holds no run to continue")
         started_from = chosen if chosen and _holds_run(chosen) else _latest_run_dir(name)
         last = started_from / "checkpoints" / "last.ckpt"
-        checkpoint = find_checkpoint(last if ckpt_path == "last" else started_from)
+        checkpoint = find_checkpoint(last if ckpt_path == LAST else started_from)
         return chosen or started_from, checkpoint
     checkpoint = find_checkpoint(Path(ckpt_path))
     if command == "fit" and chosen is not None and _holds_run(chosen):

@@ -27,13 +27,18 @@ from lit_gpt_kit.checkpoints.native import (
 from lit_gpt_kit.cli.config_errors import one_line
 from lit_gpt_kit.cli.config_files import check_config_files
 from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers
-from lit_gpt_kit.cli.run_folder import ROOT, choose_run, point_latest_to, run_name
+from lit_gpt_kit.cli.run_folder import PRETRAINED, ROOT, choose_run, point_latest_to, run_name
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
 
-PLACES = ("config", "run_dir", "ckpt_path", "weights_only", "output")
+PLACES = ("config", "run_dir", "ckpt_path", "weights_only", "output", "return_predictions")
 """Keys of a command that say where, not what: a repeated run chooses its own."""
 INTERRUPTED = 130
+CHECKPOINT_HELP = {
+    "fit": "Go on from `last`, the run's last checkpoint, or from a checkpoint or run folder.",
+    "else": "A checkpoint, a run folder (its best one) or `last`; by default the best of the "
+    "newest run. `pretrained` is none: the pretrained model as it is, before training.",
+}
 
 
 def run(command: str, arguments: list[str]) -> int:
@@ -117,6 +122,13 @@ class TrainingCLI(LightningCLI):
         if self.config[self.command].trainer is None:
             raise InputError("trainer holds nothing; give it arguments, or leave it out")
 
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's, with what --ckpt_path means here."""
+        super().setup_parser(*args, **kwargs)
+        actions = self._parser(self.command)._actions
+        choice = next(action for action in actions if action.dest == "ckpt_path")
+        choice.help = CHECKPOINT_HELP.get(self.command, CHECKPOINT_HELP["else"])
+
     def _parse_ckpt_path(self) -> None:
         """Nothing: a flag that a person typed wins over what a checkpoint remembers."""
 
@@ -124,12 +136,15 @@ class TrainingCLI(LightningCLI):
         """Choose the run folder and the checkpoint to start from."""
         settings = self.config[self.command]
         self.run_name = run_name([str(path) for path in settings.config or []])
+        self._needs_pretrained = settings.ckpt_path == PRETRAINED
         self.run_dir, checkpoint = choose_run(
             self.command, self.run_name, settings.run_dir, settings.ckpt_path
         )
         self._run_dir_is_new = not self.run_dir.exists() or not any(self.run_dir.iterdir())
         settings.ckpt_path = None if checkpoint is None else str(checkpoint)
         settings.weights_only = True
+        if self.command == "predict":
+            settings.return_predictions = False  # they are written; nobody is there to take them
         if checkpoint is not None:
             self._check(checkpoint)
 
@@ -153,6 +168,9 @@ class TrainingCLI(LightningCLI):
             # The parser makes one ValueError of whatever a constructor raises.
             self._forget_run_folder()
             raise InputError(one_line(str(error), [])) from error
+        if self._needs_pretrained and getattr(self.model, "pretrained", None) is None:
+            self._forget_run_folder()
+            raise InputError("--ckpt_path pretrained: set model.init_args.pretrained, the model")
         if self._description is not None and hasattr(self.model, "start_from"):
             self.model.start_from(self._description)
 
@@ -218,7 +236,10 @@ class TrainingCLI(LightningCLI):
     @rank_zero_only
     def _forget_run_folder(self) -> None:
         """Leave nothing of a run that never began, but all of a folder that was there before."""
-        if not self._run_dir_is_new or (self.run_dir / "config.yaml").exists():
+        # What is measured has a config.yaml before it is known that all is well.
+        signs = ["config.yaml"] if self.command == "fit" else ["*.json*", "*.csv", "plots"]
+        began = any(any(self.run_dir.glob(sign)) for sign in signs)
+        if not self._run_dir_is_new or began:
             return
         for logger in self.trainer.loggers if hasattr(self, "trainer") else ():
             if isinstance(logger, WandbLogger) and logger._experiment is not None:

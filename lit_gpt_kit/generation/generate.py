@@ -52,18 +52,29 @@ def generate(
 def complete(
     model: GPT,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | Sequence[Sequence[int]],
     config: SamplingConfig,
+    stop_ids: Collection[int] = (),
     max_drafts: int = 0,
 ) -> list[Continuation]:
-    """The continuations of texts, with their text and the reason they ended.
+    """The continuations of prompts, with their text and the reason they ended.
+
+    Args:
+        model: the network, in eval mode.
+        tokenizer: its tokenizer.
+        prompts: texts, or token ids.
+        config: how tokens are chosen.
+        stop_ids: tokens that end a continuation, beside the model's own.
+        max_drafts: as in `generate`.
 
     Raises:
         InputError: a prompt is longer than the block.
     """
     rows: list[Continuation] = []
-    ids = tokenizer.encode_batch(prompts)
-    for rows in generate_steps(model, ids, config, tokenizer, max_drafts=max_drafts):  # noqa: B007
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    ids = tokenizer.encode_batch(texts) if texts else prompts
+    steps = generate_steps(model, ids, config, tokenizer, stop_ids, max_drafts)
+    for rows in steps:  # noqa: B007
         pass
     return rows
 

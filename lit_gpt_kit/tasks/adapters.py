@@ -1,6 +1,6 @@
 """AdapterTraining: adapters on a pretrained network, and the network they belong to."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -52,13 +52,11 @@ class AdapterTraining:
             for layer in lora_layers(model).values():
                 layer.round_base(torch.bfloat16)
 
-    def check(self, saved: AdapterOrigin | None, names: Set[str], wanted: Set[str]) -> None:
-        """Check that a checkpoint's adapters are these, on this network.
+    def check(self, saved: AdapterOrigin | None) -> None:
+        """Check that a checkpoint's adapters are of this kind, on this network.
 
         Args:
             saved: what the checkpoint says of them.
-            names: the tensors that it holds.
-            wanted: the tensors that are trained.
 
         Raises:
             InputError: says what differs.
@@ -85,9 +83,14 @@ class AdapterTraining:
                 f"{saved.base_sha256[:12]}), not to pretrained={self.base} "
                 f"({self._base_sha256[:12]}); give the model they were trained on"
             )
-        if names != wanted:
-            other = sorted(names ^ wanted)
-            raise InputError(
-                f"the checkpoint's trained weights are not this run's: {other[0]} is in one of "
-                f"them alone, and {len(other) - 1} more; use the same freeze and lora.targets"
-            )
+
+
+def base_names(model: GPT) -> set[str]:
+    """The weights that are the base's own, by name."""
+    added = {
+        f"{layer}.{name}"
+        for layer, module in lora_layers(model).items()
+        for name, _ in module.named_parameters()
+        if not name.startswith("base.")
+    }
+    return {name for name, _ in model.named_parameters()} - added

@@ -1,6 +1,6 @@
 """Task: what every way of training a GPT has in common."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
 from typing import Any, Self
@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_gpt_kit.checkpoints.load import load_model
 from lit_gpt_kit.checkpoints.native import (
+    NETWORK_PREFIX,
     Description,
     describe_into,
     only_primitives,
@@ -22,7 +23,7 @@ from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.lora import LoRAConfig
 from lit_gpt_kit.optim.groups import decay_groups, freeze, keep_configured_values, scale_rates
 from lit_gpt_kit.optim.schedules import WarmupSchedule
-from lit_gpt_kit.tasks.adapters import AdapterTraining
+from lit_gpt_kit.tasks.adapters import AdapterTraining, base_names
 from lit_gpt_kit.tasks.exact_step import ExactStep
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
@@ -120,19 +121,33 @@ class Task(ExactStep):
     def start_from(self, checkpoint: Description) -> None:
         """Know which checkpoint will be loaded.
 
-        Where it holds all weights, the pretrained model need not be there any more: shape and
-        tokenizer are the checkpoint's.
+        Where it holds all weights, nothing else need be there any more, neither the pretrained
+        model nor what its tokenizer was trained on.
         """
-        if self.pretrained is not None and checkpoint.adapter is None and self.adapters is None:
+        if checkpoint.adapter is not None or self.adapters is not None:
+            return
+        self.tokenizer = checkpoint.tokenizer
+        if self.pretrained is not None:
             self.pretrained = None
-            self.gpt, self.tokenizer = checkpoint.config, checkpoint.tokenizer
+            self.gpt = replace(checkpoint.config, dropout=self.gpt.dropout)
 
     def _load_pretrained(self) -> None:
         if self.pretrained is None or self._pretrained_model is not None or self.model is not None:
             return
-        self._pretrained_model, self.tokenizer = load_model(self.pretrained)
-        self._pretrained_model.set_dropout(self.gpt.dropout)
-        self.gpt = self._pretrained_model.config
+        model, self.tokenizer = load_model(self.pretrained)
+        model.set_dropout(self.gpt.dropout)
+        self._check_shape(model.config)
+        self._pretrained_model, self.gpt = model, model.config
+
+    def _check_shape(self, theirs: GPTConfig) -> None:
+        default = GPTConfig()
+        for name in (field.name for field in fields(GPTConfig)):
+            value, found = getattr(self.gpt, name), getattr(theirs, name)
+            if found is not None and value not in (found, getattr(default, name)):
+                raise InputError(
+                    f"gpt.{name}={value!r} is not what pretrained={self.pretrained} has, "
+                    f"{found!r}; leave it out"
+                )
 
     def configure_model(self) -> None:
         """Build the network, when the data module has already said its vocabulary.
@@ -178,6 +193,8 @@ class Task(ExactStep):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, decay on matrices alone, and the schedule, stepped every step."""
         groups = decay_groups(self.named_parameters(), self.layer_lr_decay, self.gpt.num_layers)
+        if not groups:
+            raise InputError(f"freeze={list(self.freeze_patterns)} leaves nothing to train")
         optimizer = self.optimizer(groups)
         scale_rates(optimizer)
         configured = [dict(group) for group in optimizer.param_groups]
@@ -216,7 +233,7 @@ class Task(ExactStep):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained: network, tokenizer, format version.
 
-        With `lora`, it holds what is trained, and says by name and hash what it belongs to.
+        With `lora`, it holds all but the base, and says by name and hash what that is.
         """
         origin = None if self.adapters is None else self.adapters.origin()
         describe_into(checkpoint, self.gpt, self.tokenizer, origin)
@@ -225,9 +242,8 @@ class Task(ExactStep):
         checkpoint["hyper_parameters"] = {**kept, **self.saved_settings()}
         checkpoint["lit_gpt_kit"]["num_tokens_seen"] = self.num_tokens_seen
         if self.adapters is not None:
-            trained = self._names_of_trained()
-            weights = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {name: weights[name] for name in weights if name in trained}
+            saved, weights = self._saved_names(), checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: weights[name] for name in weights if name in saved}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of the network and the tokenizer at hand.
@@ -258,16 +274,42 @@ class Task(ExactStep):
                 "sources and tokenizer settings, or give that tokenizer's file"
             )
         if self.adapters is not None:
-            self.adapters.check(
-                saved.adapter, set(checkpoint["state_dict"]), self._names_of_trained()
-            )
+            self.adapters.check(saved.adapter)
         elif saved.adapter is not None:
             raise InputError(
                 "the checkpoint holds adapters alone; give model.init_args.lora as it was trained"
             )
 
-    def _names_of_trained(self) -> set[str]:
-        return {name for name, weight in self.named_parameters() if weight.requires_grad}
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Torch's; where adapters are trained, their base is not missed.
+
+        Raises:
+            InputError: the weights are not those of this task.
+        """
+        found = super().load_state_dict(state_dict, strict=False, assign=assign)
+        saved = self._saved_names()
+        missing = [name for name in found.missing_keys if name in saved]
+        odd = [*found.unexpected_keys, *missing]
+        if odd and (strict or self.adapters is not None):
+            place = "in the checkpoint alone" if found.unexpected_keys else "not in the checkpoint"
+            raise InputError(
+                f"the checkpoint is not of a {type(self).__name__} like this one: {odd[0]} is "
+                f"{place}, and {len(odd) - 1} more differ; use the task it was trained with"
+            )
+        return type(found)(missing, found.unexpected_keys)
+
+    def _saved_names(self) -> set[str]:
+        """The weights that a checkpoint holds: all, or with adapters what is not the base's."""
+        if self.adapters is None:
+            return set(self.state_dict())
+        base = {NETWORK_PREFIX + name for name in base_names(self.network)}
+        return {
+            name
+            for name, weight in self.named_parameters()
+            if weight.requires_grad or name not in base
+        }
 
 
 def fit_to_tokenizer(config: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:

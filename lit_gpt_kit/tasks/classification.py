@@ -1,5 +1,6 @@
 """SequenceClassification: which of several labels a text has."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.modules.linear import Linear  # nn.Linear may be another class: linear_kinds.py
 
 from lit_gpt_kit.errors import InputError, did_you_mean
 from lit_gpt_kit.model.config import GPTConfig
@@ -79,39 +81,42 @@ class SequenceClassification(Task):
         if not self.gpt.tie_embeddings:
             self.network.lm_head.requires_grad_(False)
         data: Any = getattr(self._trainer, "datamodule", None)
-        if self.label_names is None and getattr(data, "label_names", None) is not None:
-            self.label_names = tuple(data.label_names)
-            self.is_multi_label = bool(data.is_multi_label)
+        names = getattr(data, "label_names", None)
+        if names is not None:
+            self.label_names = self.label_names or tuple(names)
+            is_multi_label = bool(getattr(data, "is_multi_label", False))
+            self.is_multi_label = self.is_multi_label or is_multi_label
         if self.label_names is not None:
             self._build_head(self.label_names)
-            if self.class_weights is not None:
-                counts = getattr(data, "label_counts", None) if self._is_fitting() else None
-                self.label_weights = self._weigh(self.class_weights, self.label_names, counts)
+            if self.class_weights == "balanced" and self._is_fitting():
+                if not hasattr(data, "label_counts"):
+                    raise InputError(
+                        "class_weights='balanced' needs a data module with label_counts; give a "
+                        "weight for each label"
+                    )
+                self._weigh(balance(self.label_names, data.label_counts))
 
     def _build_head(self, label_names: Sequence[str]) -> None:
-        self.head = nn.Linear(self.gpt.embed_dim, len(label_names), bias=False)
+        # In single precision like every weight that is trained, whatever the frozen ones are in.
+        self.head = Linear(self.gpt.embed_dim, len(label_names), bias=False, dtype=torch.float32)
         nn.init.normal_(self.head.weight, std=self.gpt.init_std)
         self.head.to(self.network.device)
+        if isinstance(self.class_weights, Mapping):
+            self._weigh(self.class_weights)
 
     def _is_fitting(self) -> bool:
         return self._trainer is not None and self._trainer.state.fn == "fit"
 
-    def _weigh(
-        self,
-        weights: Literal["balanced"] | Mapping[str, float],
-        names: Sequence[str],
-        counts: Sequence[int] | None,
-    ) -> Tensor | None:
-        if isinstance(weights, Mapping):
-            for name in weights:
-                if name not in names:
-                    hint = did_you_mean(name, names)
-                    raise InputError(f"class_weights names '{name}', which is no label{hint}")
-            return torch.tensor([float(weights.get(name, 1.0)) for name in names])
-        if counts is None:
-            return None  # nothing is trained
-        per_label = sum(counts) / len(counts)
-        return torch.tensor([per_label / max(1, count) for count in counts])
+    def _weigh(self, weights: Mapping[str, float]) -> None:
+        names = self.label_names or ()
+        for name, weight in weights.items():
+            if name not in names:
+                hint = did_you_mean(name, names)
+                raise InputError(f"class_weights names '{name}', which is no label{hint}")
+            if not 0 <= weight < math.inf:
+                raise InputError(f"class_weights: {weight} of '{name}' must be at least 0")
+        by_number = [float(weights.get(name, 1.0)) for name in names]
+        self.label_weights = torch.tensor(by_number, device=self.network.device)
 
     def suggest(self, run_dir: str) -> str:
         """Labels for texts that have none."""
@@ -138,7 +143,7 @@ class SequenceClassification(Task):
             )
         hidden = self.network.hidden_states(input_ids)
         rows = torch.arange(len(last_token), device=last_token.device)
-        logits: Tensor = self.head(hidden[rows, last_token])
+        logits: Tensor = self.head(hidden[rows, last_token].to(self.head.weight.dtype))
         return logits
 
     def compute_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -203,9 +208,15 @@ class SequenceClassification(Task):
 
     def saved_settings(self) -> dict[str, Any]:
         """The task's, and the labels."""
-        names = None if self.label_names is None else list(self.label_names)
-        labels = {"label_names": names, "is_multi_label": self.is_multi_label}
-        return {**super().saved_settings(), **labels}
+        names, weights = self.label_names, self.label_weights
+        return {
+            **super().saved_settings(),
+            "label_names": None if names is None else list(names),
+            "is_multi_label": self.is_multi_label,
+            "class_weights": None
+            if names is None or weights is None
+            else dict(zip(names, weights.tolist(), strict=True)),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint has these labels, or learn them from it.
@@ -213,7 +224,8 @@ class SequenceClassification(Task):
         Raises:
             InputError: it has others, or none.
         """
-        names = checkpoint["hyper_parameters"].get("label_names")
+        saved = checkpoint["hyper_parameters"]
+        names = saved.get("label_names")
         if names is None:
             raise InputError("the checkpoint is of no classification: it has no labels")
         if self.label_names is not None and tuple(names) != self.label_names:
@@ -222,7 +234,15 @@ class SequenceClassification(Task):
                 f"{', '.join(self.label_names)}; train on the same labels, in the same order"
             )
         self.label_names = tuple(names)
-        self.is_multi_label = checkpoint["hyper_parameters"]["is_multi_label"]
+        self.is_multi_label = saved["is_multi_label"]
         if self.head is None:
             self._build_head(self.label_names)
+        if self.class_weights == "balanced" and self.label_weights is None:
+            self._weigh(saved["class_weights"] or {})
         super().on_load_checkpoint(checkpoint)
+
+
+def balance(names: Sequence[str], counts: Sequence[int]) -> dict[str, float]:
+    """Weights with which every label counts alike, and a row one on the average."""
+    per_label = sum(counts) / len(counts)
+    return {name: per_label / max(1, count) for name, count in zip(names, counts, strict=True)}

@@ -82,6 +82,8 @@ class ExactStep(LightningModule):
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
             expected *= self.trainer.world_size
         nll, num_targets = sums
+        # Nothing to learn from (labels that weigh nothing) is a gradient of zero, not 0 / 0.
+        num_targets = num_targets.where(num_targets > 0, 1.0)
         self._scale_gradients(optimizer, expected / num_targets)
         self._step_loss = nll / num_targets
         self.num_tokens_seen += self._step_tokens * self.trainer.world_size

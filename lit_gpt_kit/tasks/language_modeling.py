@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_gpt_kit.generation.generate import complete, generate
+from lit_gpt_kit.generation.generate import complete
 from lit_gpt_kit.generation.sampling import SamplingConfig
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.lora import LoRAConfig
@@ -170,8 +170,8 @@ class LanguageModeling(Task):
         config = SamplingConfig(max_new_tokens=max_new_tokens, stop=stop, **sampling)
         ends = chat_end_ids(self.tokenizer)
         with self._writing():
-            answers = generate(self.network, prompts, config, self.tokenizer, ends)
-        return [self.tokenizer.decode(ids).strip() for ids in answers]
+            answers = complete(self.network, self.tokenizer, prompts, config, ends)
+        return [answer.text.strip() for answer in answers]
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
