@@ -17,6 +17,7 @@ from lit_gpt_kit.cli.chat import _parser as chat_parser
 from lit_gpt_kit.cli.export import _parser as export_parser
 from lit_gpt_kit.cli.generate import _parser as generate_parser
 from lit_gpt_kit.cli.main import COMMANDS, DONE, FAULT, INTERRUPTED, WRONG_INPUT
+from lit_gpt_kit.cli.merge import _parser as merge_parser
 from lit_gpt_kit.cli.models import _parser as models_parser
 from lit_gpt_kit.data.documents import FORMATS
 from lit_gpt_kit.data.sources import BUILTINS
@@ -26,10 +27,16 @@ from tests.command import run, write_project
 from tests.run_dir import METRICS, only_run, read_metrics
 
 PUBLIC_NAMES = {
+    "ClassificationDataModule",
+    "ClassificationMetrics",
     "GPT",
     "GPTConfig",
+    "GenerationMetrics",
+    "InstructionDataModule",
     "LanguageModeling",
+    "LoRAConfig",
     "SamplingConfig",
+    "SequenceClassification",
     "TextDataModule",
     "Throughput",
     "Tokenizer",
@@ -61,7 +68,7 @@ def flags_in(text: str) -> set[str]:
 
 def test_commands() -> None:
     training = {"fit", "validate", "test", "predict"}
-    others = {"generate", "chat", "tokenizer", "export", "models"}
+    others = {"generate", "chat", "tokenizer", "export", "merge", "models", "inspect-data"}
     assert training | others <= set(COMMANDS)
 
 
@@ -108,6 +115,16 @@ def test_flags_of_export(tmp_path: Path) -> None:
     assert positional == ["model", "folder"]
 
 
+def test_flags_of_merge(tmp_path: Path) -> None:
+    assert flags_in(run(tmp_path, "merge", "--help").out) >= {"base", "precision"}
+    positional = [a.dest for a in merge_parser()._actions if not a.option_strings]
+    assert positional == ["model", "folder"]
+
+
+def test_flags_of_inspect_data(tmp_path: Path) -> None:
+    assert flags_in(run(tmp_path, "inspect-data", "--help").out) >= {"config", "rows"}
+
+
 def test_sources() -> None:
     assert set(BUILTINS) == {"builtin:python-docs", "builtin:python-code"}
     assert set(FORMATS) >= {".txt", ".md", ".py", ".jsonl", ".csv", ".tsv", ".parquet"}
@@ -141,7 +158,14 @@ def parameters(function: Any) -> list[str]:
     [
         (lit_gpt_kit.TextDataModule, {"sources", "val_sources", "val_fraction", "tokenizer"}),
         (lit_gpt_kit.TextDataModule, {"batch_size"}),
-        (lit_gpt_kit.LanguageModeling, {"gpt", "optimizer", "lr_schedule"}),
+        (lit_gpt_kit.LanguageModeling, {"gpt", "optimizer", "lr_schedule", "pretrained", "lora"}),
+        (lit_gpt_kit.SequenceClassification, {"gpt", "optimizer", "lr_schedule", "pretrained"}),
+        (lit_gpt_kit.ClassificationDataModule, {"sources", "val_sources", "text_columns"}),
+        (lit_gpt_kit.ClassificationDataModule, {"label_column", "tokenizer", "batch_size"}),
+        (lit_gpt_kit.InstructionDataModule, {"sources", "val_sources", "tokenizer", "batch_size"}),
+        (lit_gpt_kit.InstructionDataModule, {"pack"}),
+        (lit_gpt_kit.LoRAConfig, {"rank", "alpha", "dropout", "targets", "use_dora"}),
+        (lit_gpt_kit.LoRAConfig, {"use_rslora"}),
         (lit_gpt_kit.TokenizerConfig, {"kind", "vocab_size"}),
         (lit_gpt_kit.WarmupCosine, {"warmup_steps"}),
         (lit_gpt_kit.SamplingConfig, SAMPLING),

@@ -28,6 +28,21 @@ def check_config_files(arguments: list[str]) -> None:
             raise InputError(f"{path} holds no configuration; begin with a line such as 'trainer:'")
 
 
+def chooses_class(arguments: list[str], key: str) -> bool:
+    """Whether a flag or a file says which class `key` (model, data) is of."""
+    flags = {argument.partition("=")[0] for argument in arguments}
+    if flags & {f"--{key}", f"--{key}.class_path"}:
+        return True
+    for path in _config_files(arguments):
+        try:
+            said = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get(key)
+        except (UnicodeDecodeError, yaml.YAMLError, AttributeError):
+            continue  # check_config_files says what is wrong with it
+        if isinstance(said, str) or (isinstance(said, dict) and "class_path" in said):
+            return True
+    return False
+
+
 def _config_files(arguments: list[str]) -> Iterator[Path]:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         flag, _, value = argument.partition("=")

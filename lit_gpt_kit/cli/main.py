@@ -13,6 +13,7 @@ COMMANDS = {
     "validate": ("train", "measure a model on its validation text"),
     "test": ("train", "measure a model on its test text"),
     "predict": ("train", "log-probabilities and likeliest next tokens of a text"),
+    "inspect-data": ("inspect_data", "rows as the model gets them, and what is wrong with them"),
     "generate": ("generate", "continue a prompt"),
     "chat": ("chat", "talk with a model"),
     "export": ("export", "write a model as transformers, or an ONNX runtime, reads it"),
@@ -65,7 +66,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:10} {what}" for name, (_, what) in COMMANDS.items()]
+    lines = [f"  {name:12} {what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: lit-gpt COMMAND ...",

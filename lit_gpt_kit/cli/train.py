@@ -25,7 +25,7 @@ from lit_gpt_kit.checkpoints.native import (
     read_description,
 )
 from lit_gpt_kit.cli.config_errors import one_line
-from lit_gpt_kit.cli.config_files import check_config_files
+from lit_gpt_kit.cli.config_files import check_config_files, chooses_class
 from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers
 from lit_gpt_kit.cli.run_folder import PRETRAINED, ROOT, choose_run, point_latest_to, run_name
 from lit_gpt_kit.errors import InputError
@@ -34,6 +34,7 @@ from lit_gpt_kit.files import write_atomically
 PLACES = ("config", "run_dir", "ckpt_path", "weights_only", "output", "return_predictions")
 """Keys of a command that say where, not what: a repeated run chooses its own."""
 INTERRUPTED = 130
+DEFAULT_CLASSES = {"model": "lit_gpt_kit.LanguageModeling", "data": "lit_gpt_kit.TextDataModule"}
 CHECKPOINT_HELP = {
     "fit": "Go on from `last`, the run's last checkpoint, or from a checkpoint or run folder.",
     "else": "A checkpoint, a run folder (its best one) or `last`; by default the best of the "
@@ -43,7 +44,7 @@ CHECKPOINT_HELP = {
 
 def run(command: str, arguments: list[str]) -> int:
     """Run one of the four Trainer commands; returns the exit status."""
-    _quieten_libraries()
+    quieten_libraries()
     return TrainingCLI(command, arguments).exit_status
 
 
@@ -67,6 +68,7 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, command: str, arguments: list[str]) -> None:
         self.command = command
+        self._arguments = arguments
         self._description: Description | None = None
         self.exit_status = 0
         parser_kwargs = {"exit_on_error": False}
@@ -104,12 +106,10 @@ class TrainingCLI(LightningCLI):
                 default=None,
                 help="Where predictions go, .jsonl or .csv; RUN_DIR/predictions.jsonl by default.",
             )
-        parser.set_defaults(
-            {
-                "model": {"class_path": "lit_gpt_kit.LanguageModeling"},
-                "data": {"class_path": "lit_gpt_kit.TextDataModule"},
-            }
-        )
+        for key, class_path in DEFAULT_CLASSES.items():
+            # The parser would keep the default values of a default class for another one.
+            if not chooses_class(self._arguments, key):
+                parser.set_defaults({key: {"class_path": class_path}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, or say in one line what is wrong."""
@@ -284,7 +284,7 @@ def _comes_from_lightning(error: BaseException) -> bool:
     return place is not None and place.tb_frame.f_globals["__name__"].startswith("lightning.")
 
 
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
     """Leave to the terminal what a person can use."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

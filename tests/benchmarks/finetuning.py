@@ -81,12 +81,12 @@ def answer(folder: Path) -> list[str]:
 
 
 def chat(folder: Path) -> list[str]:
-    """Dialogues of the Schema-Guided Dialogue corpus; a twentieth is held out."""
+    """Dialogues of the Schema-Guided Dialogue corpus; a tenth is held out."""
     return sources(str(SHARED_DATA / "sgd_chat" / "sgd_messages.jsonl.gz"))
 
 
 def instruct_lora(folder: Path) -> list[str]:
-    """Alpaca Libre; a twentieth is held out."""
+    """Alpaca Libre; a tenth is held out."""
     return sources(str(SHARED_DATA / "alpaca_libre" / "alpaca_libre.jsonl.gz"))
 
 

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lit_gpt_kit import InputError
-from lit_gpt_kit.cli.config_files import check_config_files
+from lit_gpt_kit.cli.config_files import check_config_files, chooses_class
+from tests.command import run
 
 GIVEN = [["--config", "a.yaml"], ["-c", "a.yaml"], ["--config=a.yaml"], ["-c=a.yaml"]]
 
@@ -48,3 +50,41 @@ def test_later_file_is_read_too(config: Path) -> None:
     Path("b.yaml").write_text("model: [")
     with pytest.raises(InputError, match=r"b.yaml"):
         check_config_files(["--config", "a.yaml", "--config", "b.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chooses"),
+    [
+        (["--data=my.Data"], True),
+        (["--data", "my.Data"], True),
+        (["--data.class_path=my.Data"], True),
+        (["--data.batch_size=3"], False),
+        (["--config", "class.yaml"], True),
+        (["--config=name.yaml"], True),
+        (["--config", "values.yaml"], False),
+        (["--config", "values.yaml", "--config", "class.yaml"], True),
+        (["--config", "broken.yaml"], False),
+        (["--config", "missing.yaml"], False),
+    ],
+)
+def test_who_chooses_the_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], chooses: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("class.yaml").write_text("data: {class_path: my.Data, init_args: {batch_size: 3}}")
+    Path("name.yaml").write_text("data: my.Data")
+    Path("values.yaml").write_text("data: {init_args: {batch_size: 3}}\nmodel: my.Model")
+    Path("broken.yaml").write_text("data: [")
+    assert chooses_class(arguments, "data") is chooses
+
+
+def test_values_of_the_default_class_are_not_another_ones(tmp_path: Path) -> None:
+    """The parser carries default values over from a default class, unless there is none."""
+    (tmp_path / "other.yaml").write_text(
+        "model: {class_path: lit_gpt_kit.SequenceClassification}\n"
+        "data: {class_path: lit_gpt_kit.ClassificationDataModule, init_args: {sources: [x.csv]}}\n"
+    )
+    shown = run(tmp_path, "fit", "--config", str(tmp_path / "other.yaml"), "--print_config").out
+    assert yaml.safe_load(shown)["data"]["init_args"]["batch_size"] == 16
+    shown = run(tmp_path, "fit", "--data.sources=[x.txt]", "--print_config").out
+    assert yaml.safe_load(shown)["data"]["init_args"]["batch_size"] == 8
