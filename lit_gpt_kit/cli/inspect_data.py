@@ -140,7 +140,7 @@ def _name_label(label: Any, names: Sequence[str] | None) -> str:
     if isinstance(label, list):
         chosen = [name for name, is_there in zip(names, label, strict=True) if is_there]
         return ", ".join(chosen) or "none"
-    return names[label]
+    return str(names[label])
 
 
 def show_findings(findings: Findings, has_targets: bool) -> None:

@@ -71,8 +71,8 @@ def complete(
         InputError: a prompt is longer than the block.
     """
     rows: list[Continuation] = []
-    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    ids = tokenizer.encode_batch(texts) if texts else prompts
+    encoded = iter(tokenizer.encode_batch([text for text in prompts if isinstance(text, str)]))
+    ids = [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
     steps = generate_steps(model, ids, config, tokenizer, stop_ids, max_drafts)
     for rows in steps:  # noqa: B007
         pass

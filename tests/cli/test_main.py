@@ -38,7 +38,7 @@ def test_help_names_every_command(arguments: list[str], tmp_path: Path) -> None:
     result = run(tmp_path, *arguments)
     assert (result.status, result.err) == (0, "")
     for name, (_, what) in COMMANDS.items():
-        assert f"{name:10} {what}" in result.out
+        assert f"{name:12} {what}" in result.out
 
 
 @pytest.mark.parametrize("flag", ["--version", "-V"])
