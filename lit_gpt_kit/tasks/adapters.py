@@ -44,7 +44,7 @@ class AdapterTraining:
         Args:
             model: the network.
             is_bf16: its matrices are multiplied in bfloat16. Frozen ones are then rounded once and
-                kept so, which gives the same numbers as rounding them in each step. Not with DoRA,
+                kept so, which gives the same outputs as rounding them in each step. Not with DoRA,
                 which measures the rows of the matrices themselves.
         """
         apply_lora(model, self.config)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_gpt_kit import (
+    InputError,
     LanguageModeling,
     SamplingConfig,
     TextDataModule,
@@ -236,6 +237,98 @@ def test_stop_text_ends_the_text(writer: LanguageModeling) -> None:
     stop = text[4]
     cut = writer.generate("the", max_new_tokens=30, seed=2, stop=[stop])
     assert cut == text[: text.index(stop)]
+
+
+CONVERSATIONS = [
+    [{"role": "user", "content": "hi"}],
+    [{"role": "system", "content": "Bark."}, {"role": "user", "content": "the quick brown fox"}],
+    [{"role": "user", "content": text} for text in ("a", "b")],
+]
+
+
+@pytest.fixture
+def talker() -> LanguageModeling:
+    torch.manual_seed(0)
+    config = replace(LIVELY, block_size=256, position="rotary", tie_embeddings=False)
+    task = make_task(config)
+    task.tokenizer = train_tokenizer(TokenizerConfig("byte"), [])
+    task.configure_model()
+    return task
+
+
+def test_conversations_answered_together_are_those_answered_alone(talker: LanguageModeling) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 20, "temperature": 0.0}
+    together = talker.answer(CONVERSATIONS, **options)
+    alone = [talker.answer([messages], **options)[0] for messages in CONVERSATIONS]
+    assert together == alone
+    assert len(set(together)) == 3
+
+
+def test_answer_is_what_follows_the_chat_template(talker: LanguageModeling) -> None:
+    (answer,) = talker.answer(CONVERSATIONS[:1], max_new_tokens=20, temperature=0.0)
+    prompt = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    text = talker.generate(prompt, max_new_tokens=20, temperature=0.0, stop=["<|im_end|>"])
+    assert answer == text.strip()
+
+
+def test_answer_ends_where_a_turn_ends(
+    talker: LanguageModeling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (whole,) = talker.answer(CONVERSATIONS[:1], max_new_tokens=20, temperature=0.0)
+    end = whole[3]
+    monkeypatch.setattr("lit_gpt_kit.tokenization.chat_template.TURN_ENDS", (end,))
+    talker.tokenizer = with_template(talker, "{{ messages[0].content }}" + f"{{# {end} #}}")
+    (again,) = talker.answer(
+        [[{"role": "user", "content": "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"}]],
+        max_new_tokens=20,
+        temperature=0.0,
+    )
+    assert again == whole[: whole.index(end)].strip()
+
+
+def with_template(task: LanguageModeling, template: str) -> Tokenizer:
+    old: Any = task.tokenizer
+    return Tokenizer(old.backend, old.end_token, template)
+
+
+def test_letters_before_a_stop_text_inside_a_token_are_kept(talker: LanguageModeling) -> None:
+    texts = ["abcdef ghijkl " * 20]
+    tokenizer = train_tokenizer(TokenizerConfig("bpe", 290), texts)
+    (token,) = tokenizer.encode("ghijkl")[-1:]
+    assert len(tokenizer.decode([token])) > 3
+    task = make_task(replace(LIVELY, block_size=256, vocab_size=290))
+    task.tokenizer = tokenizer
+    task.configure_model()
+    always(task, token)
+    spelled = tokenizer.decode([token])
+    options: dict[str, Any] = {"max_new_tokens": 3, "temperature": 0.0, "stop": [spelled[2:]]}
+    assert task.answer(CONVERSATIONS[:1], **options) == [spelled[:2].strip()]
+
+
+def always(task: LanguageModeling, token: int) -> None:
+    """Make the network write one token, whatever it reads."""
+    with torch.no_grad():
+        task.network.token_embedding.weight[:] = 0.01
+        task.network.token_embedding.weight[token] = 1.0
+        for name, weight in task.network.named_parameters():
+            if "norm" in name and name.endswith("bias"):
+                weight.fill_(1.0)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_answering_leaves_the_mode_as_it_was(is_training: bool, talker: LanguageModeling) -> None:
+    talker.train(is_training)
+    talker.answer(CONVERSATIONS, max_new_tokens=2)
+    assert talker.training is is_training
+
+
+def test_nothing_to_answer(talker: LanguageModeling) -> None:
+    assert talker.answer([]) == []
+
+
+def test_conversation_that_is_too_long(talker: LanguageModeling) -> None:
+    with pytest.raises(InputError, match="longer than the model's block_size=256; shorten it"):
+        talker.answer([[{"role": "user", "content": "x" * 300}]])
 
 
 # ---- checkpoints ----

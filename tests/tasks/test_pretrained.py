@@ -196,7 +196,6 @@ def test_deeper_layers_learn_slower(base: Path, make_data: MakeData, tmp_path: P
         assert len(found) == 1
         assert found.pop() / top == pytest.approx(share)
     assert rates["model.token_embedding.weight"] / top == pytest.approx(0.0625)
-    assert float(trainer.callback_metrics["train/lr"]) == pytest.approx(top)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1.5])
@@ -269,7 +268,7 @@ def test_checkpoint_of_adapters_is_no_whole_network(
     trainer = make_trainer(tmp_path, 1)
     trainer.fit(tuned(base, lora={"rank": 2}), make_data(tokenizer=None))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    with pytest.raises(InputError, match="holds adapters alone; give model.init_args.lora"):
+    with pytest.raises(InputError, match=r"holds adapters alone; give model.init_args.lora"):
         make_trainer(tmp_path, 2).fit(
             tuned(base), make_data(tokenizer=None), ckpt_path=tmp_path / "a.ckpt", weights_only=True
         )

@@ -9,14 +9,23 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_gpt_kit import TextDataModule
+from lit_gpt_kit import (
+    ClassificationDataModule,
+    GPTConfig,
+    LanguageModeling,
+    LoRAConfig,
+    SequenceClassification,
+    TextDataModule,
+)
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
+from lit_gpt_kit.optim.schedules import WarmupCosine
 from tests.tiny import TINY, make_task, make_trainer
 
 STEPS = 13
 DROPOUT = replace(TINY, dropout=0.2)
 
 MakeData = Callable[..., TextDataModule]
+MakeRows = Callable[..., ClassificationDataModule]
 
 
 class StopAfter(Callback):
@@ -86,6 +95,74 @@ def test_stopped_run_ends_bit_for_bit_alike(
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
         assert torch.equal(value, actual[name]), name
+
+
+FINETUNING: dict[str, Any] = {
+    "gpt": GPTConfig(dropout=0.1),
+    "optimizer": lambda params: torch.optim.AdamW(params, lr=1e-2),
+    "lr_schedule": lambda opt: WarmupCosine(opt, warmup_steps=3, total_steps=20),
+}
+
+
+def tune(
+    make: Callable[[], LightningModule], data: Any, folder: Path, stops: list[int], **options: Any
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Train up to each of the stops, every time in new objects; state and metrics at the end."""
+    checkpoint = None
+    for stop in stops:
+        torch.manual_seed(0 if checkpoint is None else 12345)
+        task = make()
+        torch.manual_seed(7)  # the run's own seed, which a process is told anew
+        trainer = make_trainer(folder, stop, **options)
+        trainer.fit(task, data(), ckpt_path=checkpoint, weights_only=True)
+        checkpoint = folder / f"{stop}.ckpt"
+        trainer.save_checkpoint(checkpoint)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return state(task), metrics
+
+
+@pytest.mark.parametrize("kind", ["full", "adapters", "adapters in bf16", "DoRA"])
+def test_fine_tuning_goes_on_bit_for_bit(
+    kind: str, base: Path, make_data: MakeData, tmp_path: Path
+) -> None:
+    lora = None if kind == "full" else LoRAConfig(rank=4, dropout=0.3, use_dora=kind == "DoRA")
+    options: dict[str, Any] = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}
+    if "bf16" in kind:
+        options["precision"] = "bf16-mixed"
+
+    def make() -> LightningModule:
+        return LanguageModeling(pretrained=str(base), lora=lora, **FINETUNING)
+
+    def data() -> TextDataModule:
+        return make_data(tokenizer=None, batch_size=2)
+
+    expected, metrics = tune(make, data, tmp_path, [9], **options)
+    actual, again = tune(make, data, tmp_path, [2, 5, 9], **options)
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(value, actual[name]) for name, value in expected.items())
+    assert metrics == again
+    saved = torch.load(tmp_path / "5.ckpt", weights_only=True)["state_dict"]
+    assert any(not torch.equal(expected[name], weight) for name, weight in saved.items())
+
+
+@pytest.mark.parametrize("lora", [None, LoRAConfig(rank=2, dropout=0.2)], ids=["full", "adapters"])
+def test_classification_goes_on_bit_for_bit(
+    lora: LoRAConfig | None, base: Path, make_rows: MakeRows, tmp_path: Path
+) -> None:
+    def make() -> LightningModule:
+        return SequenceClassification(
+            pretrained=str(base), lora=lora, class_weights="balanced", **FINETUNING
+        )
+
+    def data() -> ClassificationDataModule:
+        return make_rows(batch_size=3)
+
+    options: dict[str, Any] = {"accumulate_grad_batches": 2}
+    expected, metrics = tune(make, data, tmp_path, [13], **options)  # 32 rows: the third epoch
+    actual, again = tune(make, data, tmp_path, [3, 8, 13], **options)
+    assert "head.weight" in actual
+    assert all(torch.equal(value, actual[name]) for name, value in expected.items())
+    assert metrics == again
 
 
 def test_data_order_goes_on_where_it_stopped(make_data: MakeData, tmp_path: Path) -> None:
