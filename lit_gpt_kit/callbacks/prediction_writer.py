@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from lit_gpt_kit.errors import InputError
-from lit_gpt_kit.files import write_atomically
+from lit_gpt_kit.files import says_when_full, write_atomically
 
 NUMBER = "row"
 """The column of a row's number; without it rows are written as they come."""
@@ -42,14 +42,23 @@ class PredictionWriter(BasePredictionWriter):
         self._numbered: list[dict[str, Any]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin an empty file."""
+        """Begin anew; what an older file holds is lost with the first row.
+
+        Raises:
+            InputError: there cannot be such a file.
+        """
         if stage == "predict":
             # Ranks that named the folder after the time may have named two.
             self.path = trainer.strategy.broadcast(self.path)
             if trainer.global_rank:
                 name = f"{self.path.stem}-{trainer.global_rank}{self.path.suffix}"
                 self.path = self.path.with_name(name)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_dir():
+                raise InputError(f"{self.path} is a folder; name a file for the predictions")
+            parent = self.path.parent
+            if parent.exists() and not parent.is_dir():
+                raise InputError(f"{self.path} cannot be written: {parent} is a file")
+            parent.mkdir(parents=True, exist_ok=True)
             self.num_rows, self._numbered = 0, []
 
     def write_on_batch_end(
@@ -71,8 +80,12 @@ class PredictionWriter(BasePredictionWriter):
         if NUMBER in columns:
             self._numbered += [row for row in rows if row[NUMBER] >= 0]
             return
-        with self.path.open("a" if self.num_rows else "w", encoding="utf-8") as file:
-            file.write(self._format(rows, has_header=self.num_rows == 0))
+        text = self._format(rows, has_header=self.num_rows == 0)
+        with (
+            says_when_full(self.path.parent),
+            self.path.open("a" if self.num_rows else "w", encoding="utf-8") as file,
+        ):
+            file.write(text)
         self.num_rows += len(rows)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -104,6 +117,10 @@ def _flatten(row: dict[str, Any]) -> dict[str, Any]:
     for name, value in row.items():
         if isinstance(value, dict):
             cells |= {f"{name}.{key}": part for key, part in value.items()}
+        elif isinstance(value, list):
+            if any(isinstance(part, (list, dict)) for part in value):
+                raise InputError(f"'{name}' of a row is no cell of a table; write .jsonl")
+            cells[name] = ";".join(map(str, value))
         else:
-            cells[name] = ";".join(map(str, value)) if isinstance(value, list) else value
+            cells[name] = value
     return cells

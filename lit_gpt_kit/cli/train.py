@@ -273,6 +273,8 @@ class TrainingCLI(LightningCLI):
         if self.command == "predict":
             callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
             for writer in (c for c in callbacks if isinstance(c, PredictionWriter)):
+                if not writer.num_rows:
+                    raise InputError("there is nothing to predict; name it as predict_sources")
                 print(f"written to {writer.path}, {writer.num_rows:,} rows")
 
 

@@ -77,12 +77,13 @@ class DataModule(LightningDataModule):
         A hook for subclasses that bring a tokenizer of their own.
         """
         choice = self.tokenizer_choice
-        if choice is None:
+        # After training, the texts that one was trained on need not be there any more.
+        if choice is None or (isinstance(choice, TokenizerConfig) and not self._is_fitting()):
             load = getattr(self._module, "load_tokenizer", None)
             found: Tokenizer | None = None if load is None else load()
             if found is not None:
                 return found
-            choice = TokenizerConfig()
+            choice = choice or TokenizerConfig()
         if isinstance(choice, str):
             return Tokenizer.from_file(Path(choice).expanduser())
         sources = self.resolve(self.sources)
@@ -122,9 +123,12 @@ class DataModule(LightningDataModule):
     def _module(self) -> Any:
         return self.trainer.lightning_module if self.trainer is not None else None
 
+    def _is_fitting(self) -> bool:
+        return self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+
     def _next_batch(self) -> int:
         """The number of the batch with which training goes on."""
-        if self.trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+        if self.trainer is None or not self._is_fitting():
             return 0
         return self.trainer.global_step * self.batches_per_step
 

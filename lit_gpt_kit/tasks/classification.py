@@ -59,7 +59,12 @@ class SequenceClassification(Task):
         is_multi_label: bool = False,
     ) -> None:
         super().__init__(gpt, optimizer, lr_schedule, pretrained, lora, freeze, layer_lr_decay)
-        self.class_weights = class_weights
+        # A label that is a number may be written as one in YAML.
+        self.class_weights = (
+            {str(name): weight for name, weight in class_weights.items()}
+            if isinstance(class_weights, Mapping)
+            else class_weights
+        )
         self.label_names = None if label_names is None else tuple(label_names)
         self.is_multi_label = is_multi_label
         self.head: nn.Linear | None = None

@@ -299,7 +299,9 @@ def test_a_trainer_says_rank_and_step(make_data: MakeData) -> None:
 
 def test_ranks_agree_on_the_seed(make_data: MakeData) -> None:
     data = make_data(seed=None)
-    data.trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda seed: 77))  # type: ignore[assignment]
+    strategy = SimpleNamespace(broadcast=lambda seed: 77)
+    fitting = SimpleNamespace(fn=TrainerFn.FITTING)
+    data.trainer = SimpleNamespace(strategy=strategy, state=fitting)  # type: ignore[assignment]
     data.prepare_data()
     data.setup("fit")
     assert data.seed == 77
