@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import Result, run, write_project
+from tests.finetuning_project import save_base, write_finetuning_project
 
 
 @dataclass(frozen=True)
@@ -33,3 +34,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     assert result.status == 0, result.err
     (run_dir,) = (path for path in (project / "runs" / "tiny").iterdir() if path.name != "latest")
     return FinishedRun(project, run_dir, result)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretrained model."""
+    return save_base(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture
+def finetuning(tmp_path: Path, base: Path) -> Path:
+    """A fresh project to fine-tune that model in."""
+    (tmp_path / "base").symlink_to(base)
+    return write_finetuning_project(tmp_path)
