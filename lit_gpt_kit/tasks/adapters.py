@@ -85,12 +85,11 @@ class AdapterTraining:
             )
 
 
-def base_names(model: GPT) -> set[str]:
-    """The weights that are the base's own, by name."""
-    added = {
+def adapter_names(model: GPT) -> set[str]:
+    """The weights beside those of the base, by name."""
+    return {
         f"{layer}.{name}"
         for layer, module in lora_layers(model).items()
         for name, _ in module.named_parameters()
         if not name.startswith("base.")
     }
-    return {name for name, _ in model.named_parameters()} - added

@@ -1,7 +1,7 @@
 """Task: what every way of training a GPT has in common."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Self
 
@@ -23,8 +23,9 @@ from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.lora import LoRAConfig
 from lit_gpt_kit.optim.groups import decay_groups, freeze, keep_configured_values, scale_rates
 from lit_gpt_kit.optim.schedules import WarmupSchedule
-from lit_gpt_kit.tasks.adapters import AdapterTraining, base_names
+from lit_gpt_kit.tasks.adapters import AdapterTraining, adapter_names
 from lit_gpt_kit.tasks.exact_step import ExactStep
+from lit_gpt_kit.tasks.matching import check_checkpoint, check_pretrained, fit_to_tokenizer
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
@@ -136,18 +137,8 @@ class Task(ExactStep):
             return
         model, self.tokenizer = load_model(self.pretrained)
         model.set_dropout(self.gpt.dropout)
-        self._check_shape(model.config)
+        check_pretrained(self.gpt, model.config, self.pretrained)
         self._pretrained_model, self.gpt = model, model.config
-
-    def _check_shape(self, theirs: GPTConfig) -> None:
-        default = GPTConfig()
-        for name in (field.name for field in fields(GPTConfig)):
-            value, found = getattr(self.gpt, name), getattr(theirs, name)
-            if found is not None and value not in (found, getattr(default, name)):
-                raise InputError(
-                    f"gpt.{name}={value!r} is not what pretrained={self.pretrained} has, "
-                    f"{found!r}; leave it out"
-                )
 
     def configure_model(self) -> None:
         """Build the network, when the data module has already said its vocabulary.
@@ -256,23 +247,7 @@ class Task(ExactStep):
         self.num_tokens_seen = checkpoint["lit_gpt_kit"]["num_tokens_seen"]
         if self.tokenizer is None:
             self.tokenizer = saved.tokenizer
-        different = [
-            f"{field.name}={getattr(self.gpt, field.name)!r} "
-            f"(checkpoint: {getattr(saved.config, field.name)!r})"
-            for field in fields(GPTConfig)
-            if getattr(self.gpt, field.name) != getattr(saved.config, field.name)
-        ]
-        if different:
-            raise InputError(
-                f"the checkpoint holds another network: {', '.join(different)}; use the "
-                "configuration it was trained with"
-            )
-        ours, theirs = self.tokenizer, saved.tokenizer
-        if ours is not None and theirs is not None and ours.fingerprint != theirs.fingerprint:
-            raise InputError(
-                "the checkpoint was trained with another tokenizer than the data's; use the same "
-                "sources and tokenizer settings, or give that tokenizer's file"
-            )
+        check_checkpoint(self.gpt, self.tokenizer, saved)
         if self.adapters is not None:
             self.adapters.check(saved.adapter)
         elif saved.adapter is not None:
@@ -302,27 +277,9 @@ class Task(ExactStep):
 
     def _saved_names(self) -> set[str]:
         """The weights that a checkpoint holds: all, or with adapters what is not the base's."""
+        names = set(self.state_dict())
         if self.adapters is None:
-            return set(self.state_dict())
-        base = {NETWORK_PREFIX + name for name in base_names(self.network)}
-        return {
-            name
-            for name, weight in self.named_parameters()
-            if weight.requires_grad or name not in base
-        }
-
-
-def fit_to_tokenizer(config: GPTConfig, tokenizer: Tokenizer) -> GPTConfig:
-    """The configuration with vocabulary size and end token filled in.
-
-    Raises:
-        InputError: the vocabulary is too small for the tokenizer.
-    """
-    vocab_size = config.vocab_size or tokenizer.vocab_size
-    if vocab_size < tokenizer.vocab_size:
-        raise InputError(
-            f"vocab_size={vocab_size} is smaller than the tokenizer's {tokenizer.vocab_size} "
-            "tokens; leave vocab_size out, or use the tokenizer that belongs to the model"
-        )
-    end = config.end_token_id if config.end_token_id is not None else tokenizer.end_id
-    return replace(config, vocab_size=vocab_size, end_token_id=end)
+            return names
+        added = {NETWORK_PREFIX + name for name in adapter_names(self.network)}
+        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
+        return added | trained | {name for name in names if not name.startswith(NETWORK_PREFIX)}

@@ -14,8 +14,6 @@ from torch.utils.data import DataLoader
 
 from lit_gpt_kit import InputError, LanguageModeling, TextDataModule, TokenizerConfig
 from lit_gpt_kit.model.loss import IGNORE_INDEX
-from lit_gpt_kit.tasks.base import fit_to_tokenizer
-from lit_gpt_kit.tokenization.training import train_tokenizer
 from tests.tiny import TINY, make_task, make_trainer
 
 MakeData = Callable[..., TextDataModule]
@@ -170,13 +168,6 @@ def test_vocabulary_comes_from_the_tokenizer(make_data: MakeData, tmp_path: Path
     assert task.gpt.vocab_size == 257
     assert task.gpt.end_token_id == 256
     assert task.network.lm_head.out_features == 257
-
-
-def test_a_larger_vocabulary_is_padding_and_a_smaller_one_is_refused() -> None:
-    tokenizer = train_tokenizer(TokenizerConfig("byte"), [])
-    assert fit_to_tokenizer(replace(TINY, vocab_size=320), tokenizer).vocab_size == 320
-    with pytest.raises(InputError, match="vocab_size=100 is smaller than the tokenizer's 257"):
-        fit_to_tokenizer(replace(TINY, vocab_size=100), tokenizer)
 
 
 def test_unknown_vocabulary_names_both_remedies(tmp_path: Path) -> None:
