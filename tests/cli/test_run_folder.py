@@ -144,6 +144,21 @@ def test_nothing_to_start_from_names_both_remedies(command: str, ckpt_path: str 
         choose_run(command, "poem", None, ckpt_path)
 
 
+@pytest.mark.parametrize("command", OTHER_COMMANDS)
+def test_pretrained_is_no_checkpoint_and_a_new_folder(command: str) -> None:
+    newest = make_run("runs/poem/a")
+    run_dir, checkpoint = choose_run(command, "poem", None, "pretrained")
+    assert checkpoint is None
+    assert run_dir.parent == newest.parent
+    assert run_dir != newest
+    assert choose_run(command, "poem", "mine", "pretrained") == (Path("mine"), None)
+
+
+def test_training_does_not_start_from_pretrained() -> None:
+    with pytest.raises(InputError, match=r"before it is trained; fit starts from .*pretrained any"):
+        choose_run("fit", "poem", None, "pretrained")
+
+
 def test_missing_checkpoint_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"nonesuch.ckpt does not exist"):
         choose_run("fit", "poem", None, "nonesuch.ckpt")
