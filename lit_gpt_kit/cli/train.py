@@ -298,3 +298,5 @@ def quieten_libraries() -> None:
     )
     for message in noise:
         warnings.filterwarnings("ignore", message=message)
+    # One line, as all that is said here; the place in the code is no news to a person.
+    warnings.formatwarning = lambda message, *args, **kwargs: f"warning: {message}\n"

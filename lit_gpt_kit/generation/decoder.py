@@ -47,6 +47,8 @@ class Decoder:
         """How many more tokens of a row may be read before it outgrows the block."""
         return self.block_size - len(self.texts[row])
 
+    # Here and not around the loop: that is a generator, which a caller may wrap in anything.
+    @torch.inference_mode()
     def read(self, drafts: Sequence[Sequence[int]], is_open: Sequence[bool]) -> Tensor:
         """Read what the texts have gained since the last time, and the drafts behind it.
 

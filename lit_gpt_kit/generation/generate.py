@@ -79,7 +79,6 @@ def complete(
     return rows
 
 
-@torch.inference_mode()
 def generate_steps(
     model: GPT,
     prompts: Sequence[Sequence[int]],
@@ -148,6 +147,7 @@ class _Chooser:
             for row, text in enumerate(texts):
                 self._seen[row, text] = True
 
+    @torch.inference_mode()
     def choose(self, logits: Tensor, is_open: list[bool]) -> list[tuple[int, int]]:
         """The next token of each open row, with the row's number."""
         last = self.config.max_new_tokens - 1

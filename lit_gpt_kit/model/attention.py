@@ -103,8 +103,12 @@ class CausalSelfAttention(nn.Module):
         batch, _, seq, dim = q.shape
         num_keys, scale = k.shape[2], self.head_dim**-0.5 if self.scale is None else self.scale
         # The queries that share a key head lie side by side: one product, and no key is copied.
-        grouped = (q * scale).reshape(batch, self.num_kv_heads, -1, dim)
-        scores = (grouped @ k.transpose(-2, -1)).view(batch, self.num_kv_heads, -1, seq, num_keys)
+        heads, sharing = self.num_kv_heads, self.num_heads // self.num_kv_heads
+        if torch.compiler.is_exporting():  # where rows of any length may not change their shape
+            k, v = k.repeat_interleave(sharing, dim=1), v.repeat_interleave(sharing, dim=1)
+            heads, sharing = self.num_heads, 1
+        grouped = (q * scale).contiguous().view(batch, heads, sharing * seq, dim)
+        scores = (grouped @ k.transpose(-2, -1)).view(batch, heads, sharing, seq, num_keys)
         if is_causal:
             mask = torch.ones(seq, num_keys, dtype=torch.bool, device=q.device).tril()
         elif mask is not None:
@@ -115,7 +119,8 @@ class CausalSelfAttention(nn.Module):
             # Added, not filled in: the backward pass then has nothing to do.
             scores = scores + scores.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)
         weights = F.dropout(scores.softmax(dim=-1).type_as(q), self.dropout_p, self.training)
-        return (weights.view(*grouped.shape[:-1], num_keys) @ v).view(q.shape)
+        mixed = weights.view(batch, heads, sharing * seq, num_keys) @ v
+        return mixed.view(batch, self.num_heads, seq, dim)
 
 
 def _is_quicker_spelled_out(q: Tensor, k: Tensor) -> bool:
