@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from filelock import FileLock
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_gpt_kit.data.order import Numbers
+from lit_gpt_kit.data.row_loader import Collate, RowTrainLoader
 from lit_gpt_kit.data.sources import Source, resolve_sources
 from lit_gpt_kit.data.token_store import FORMAT_VERSION
 from lit_gpt_kit.errors import InputError
@@ -35,6 +38,7 @@ class DataModule(LightningDataModule):
     """
 
     tokenizer: Tokenizer
+    seed: int
 
     def __init__(
         self,
@@ -139,6 +143,25 @@ class DataModule(LightningDataModule):
         # Ranks that share one copy of the model (tensor parallel) share their rows too.
         share = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
         return int(share["rank"]), int(share["num_replicas"])
+
+    def _train_rows(self, lengths: Numbers, collate: Collate) -> RowTrainLoader:
+        """Endless batches of whole rows, from where training stands."""
+        rank, num_ranks = self._rank()
+        return RowTrainLoader(
+            lengths,
+            collate,
+            self.batch_size,
+            self.seed,
+            rank,
+            num_ranks,
+            self.batches_per_step,
+            first_batch=self._next_batch,
+        )
+
+    def _describe_rows(self, num_rows: int, num_steps: float, num_ranks: int, kind: str) -> str:
+        rows = self.batch_size * self.batches_per_step * num_ranks
+        epochs = num_steps * rows / num_rows
+        return f"of {rows:,} {kind}" + (f" ({epochs:.1f} epochs)" if epochs < inf else "")
 
     def _choose_seed(self) -> int:
         # torch remembers what seed_everything gave it; ranks that were not seeded must agree.

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -230,17 +229,7 @@ class ClassificationDataModule(DataModule):
     def train_dataloader(self) -> RowTrainLoader:
         """Endless training batches, from where training stands."""
         rows = self._rows["train"]
-        rank, num_ranks = self._rank()
-        return RowTrainLoader(
-            rows.tokens.lengths,
-            rows.collator(self._label_map()),
-            self.batch_size,
-            self.seed,
-            rank,
-            num_ranks,
-            self.batches_per_step,
-            first_batch=self._next_batch,
-        )
+        return self._train_rows(rows.tokens.lengths, rows.collator(self._label_map()))
 
     def val_dataloader(self) -> RowEvalLoader | list[Any]:
         """Every validation row once."""
@@ -264,9 +253,8 @@ class ClassificationDataModule(DataModule):
 
     def describe_steps(self, num_steps: float, num_ranks: int) -> str:
         """How much that many steps read, for people."""
-        rows = self.batch_size * self.batches_per_step * num_ranks
-        epochs = num_steps * rows / len(self._rows["train"].texts)
-        return f"of {rows:,} rows" + (f" ({epochs:.1f} epochs)" if epochs < inf else "")
+        num_rows = len(self._rows["train"].texts)
+        return self._describe_rows(num_rows, num_steps, num_ranks, "rows")
 
     def describe(self) -> str:
         """What there is to train on, for people."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from math import inf
 from typing import Any, get_args
 
 import numpy as np
@@ -210,17 +209,7 @@ class InstructionDataModule(DataModule):
     def train_dataloader(self) -> RowTrainLoader:
         """Endless training batches, from where training stands."""
         rows = self.train_rows()
-        rank, num_ranks = self._rank()
-        return RowTrainLoader(
-            rows.lengths,
-            rows.collate,
-            self.batch_size,
-            self.seed,
-            rank,
-            num_ranks,
-            self.batches_per_step,
-            first_batch=self._next_batch,
-        )
+        return self._train_rows(rows.lengths, rows.collate)
 
     def val_dataloader(self) -> RowEvalLoader | list[Any]:
         """Every validation conversation once."""
@@ -277,7 +266,6 @@ class InstructionDataModule(DataModule):
 
     def describe_steps(self, num_steps: float, num_ranks: int) -> str:
         """How much that many steps read, for people."""
-        rows = self.batch_size * self.batches_per_step * num_ranks
-        epochs = num_steps * rows / len(self.train_rows().lengths)
+        num_rows = len(self.train_rows().lengths)
         kind = "packed rows" if self.pack else "rows"
-        return f"of {rows:,} {kind}" + (f" ({epochs:.1f} epochs)" if epochs < inf else "")
+        return self._describe_rows(num_rows, num_steps, num_ranks, kind)
