@@ -17,7 +17,9 @@ from lit_gpt_kit.checkpoints.native import (
     read_description,
 )
 from lit_gpt_kit.checkpoints.peft_words import read_words
+from lit_gpt_kit.checkpoints.translation import read_config
 from lit_gpt_kit.errors import InputError, MissingFileError
+from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.linear_kinds import plain_layers
 from lit_gpt_kit.model.lora import LoRAConfig, apply_lora, load_trained, lora_layers, merge_lora
@@ -106,6 +108,25 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     if is_adapter(path):
         return load_tokenizer(_base_of(path, read_words(path).base, None))
     return _need_tokenizer(read_description(read_checkpoint(path), str(path)).tokenizer, path)
+
+
+def load_config(name: str | Path) -> GPTConfig:
+    """The configuration of a model, as `load_model` takes its name, without its weights.
+
+    Raises:
+        MissingFileError: there is no such file, folder or model.
+        InputError: it is no model, or one that is not supported.
+    """
+    path = locate(name)
+    if path.suffix == GGUF_SUFFIX:
+        from lit_gpt_kit.checkpoints.gguf import GGUFFile
+
+        return read_config(GGUFFile(path).words, str(path))[1]
+    if huggingface.is_folder(path):
+        return read_config(huggingface.read_words(path), str(path))[1]
+    if is_adapter(path):
+        return load_config(_base_of(path, read_words(path).base, None))
+    return read_description(read_checkpoint(path), str(path)).config
 
 
 def _load_own(

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_gpt_kit.checkpoints.load import load_model
+from lit_gpt_kit.checkpoints.load import load_config, load_model, load_tokenizer
 from lit_gpt_kit.checkpoints.native import (
     NETWORK_PREFIX,
     Description,
@@ -131,6 +131,17 @@ class Task(ExactStep):
         if self.pretrained is not None:
             self.pretrained = None
             self.gpt = replace(checkpoint.config, dropout=self.gpt.dropout)
+
+    def leave_weights_out(self) -> None:
+        """Take of the pretrained model what the data must know of it, and never read its weights.
+
+        For those who look at data alone: no network can be built then.
+        """
+        if self.pretrained is not None:
+            config = load_config(self.pretrained)
+            check_pretrained(self.gpt, config, self.pretrained)
+            self.gpt, self.tokenizer = config, load_tokenizer(self.pretrained)
+            self.pretrained = None
 
     def _load_pretrained(self) -> None:
         if self.pretrained is None or self._pretrained_model is not None or self.model is not None:

@@ -15,7 +15,7 @@ from lit_gpt_kit import GPT, load_model
 from lit_gpt_kit.checkpoints.adapters import find_model_type, save_adapters
 from lit_gpt_kit.checkpoints.export import export_folder
 from lit_gpt_kit.checkpoints.fingerprint import fingerprint_weights
-from lit_gpt_kit.checkpoints.load import load_adapted, load_tokenizer
+from lit_gpt_kit.checkpoints.load import load_adapted, load_config, load_tokenizer
 from lit_gpt_kit.checkpoints.native import AdapterOrigin
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.lora import LoRAConfig, apply_lora, lora_layers
@@ -168,6 +168,7 @@ def test_the_folder_is_pefts(llama: Path, tmp_path: Path) -> None:
     pin = json.loads((tmp_path / "out" / "lit_gpt_kit.json").read_text())
     assert pin == {"base_sha256": fingerprint_weights(llama)}
     assert load_tokenizer(tmp_path / "out").fingerprint == load_tokenizer(llama).fingerprint
+    assert load_config(tmp_path / "out") == load_config(llama) == ours.config
     modes = {oct(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
     assert len(modes) == 1
 

@@ -20,7 +20,7 @@ from lit_gpt_kit import load_model
 from lit_gpt_kit.checkpoints import gguf as module
 from lit_gpt_kit.checkpoints.gguf import GGUFFile
 from lit_gpt_kit.checkpoints.gguf_container import GGUFContainer
-from lit_gpt_kit.checkpoints.load import load_tokenizer
+from lit_gpt_kit.checkpoints.load import load_config, load_tokenizer
 from lit_gpt_kit.errors import InputError, MissingFileError
 from tests.gguf_files import (
     MODELS,
@@ -94,6 +94,7 @@ def test_our_network_computes_what_transformers_computes(tmp_path: Path, archite
     made = make_file(architecture, head_dim=24 if architecture != "qwen2" else 16)
     model, tokenizer = load_model(made.write(tmp_path / "model.gguf"))
     assert load_tokenizer(tmp_path / "model.gguf").fingerprint == tokenizer.fingerprint
+    assert load_config(tmp_path / "model.gguf") == model.config
     tokens = torch.arange(20)[None] % len(TOKENS)
     with torch.no_grad():
         torch.testing.assert_close(model(tokens), made.model(tokens).logits, rtol=1e-4, atol=1e-5)

@@ -10,7 +10,7 @@ import torch
 
 from lit_gpt_kit import GPT, SamplingConfig, generate, load_model
 from lit_gpt_kit.checkpoints.fingerprint import fingerprint_weights
-from lit_gpt_kit.checkpoints.load import load_tokenizer
+from lit_gpt_kit.checkpoints.load import load_config, load_tokenizer
 from lit_gpt_kit.checkpoints.locate import find_checkpoint
 from lit_gpt_kit.checkpoints.native import KEY
 from lit_gpt_kit.errors import InputError, MissingFileError
@@ -74,6 +74,11 @@ def test_the_tokenizer_alone_is_the_models(run: Any, tmp_path: Path) -> None:
     (tmp_path / "folder" / "config.json").write_text("{}")  # nobody asks for the network
     for name in (run.folder, run.checkpoint, tmp_path / "folder"):
         assert load_tokenizer(name).fingerprint == run.task.tokenizer.fingerprint
+
+
+def test_the_configuration_alone_is_the_models(run: Any) -> None:
+    for name in (run.folder, run.checkpoint):
+        assert load_config(name) == run.task.gpt
 
 
 @pytest.mark.parametrize("position", get_args(PositionKind))
@@ -201,6 +206,7 @@ def test_adapters_are_folded_into_their_base(
     assert not lora_layers(model)
     assert not model.training
     assert load_tokenizer(tmp_path / "adapters.ckpt").fingerprint == tokenizer.fingerprint
+    assert load_config(tmp_path / "adapters.ckpt") == model.config
     rounded, _ = load_model(tmp_path / "adapters.ckpt", torch.bfloat16)
     assert {p.dtype for p in rounded.parameters()} == {torch.bfloat16}
     torch.testing.assert_close(

@@ -1,132 +1,95 @@
-"""Rows read back from batches, token by token, and the troubles that are found in them."""
+"""What looks wrong with rows is found where it is, and what is right is left alone."""
 
 import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from lit_gpt_kit import InstructionDataModule, TextDataModule, TokenizerConfig
-from lit_gpt_kit.data.inspection import (
-    CUT,
-    NO_END,
-    NO_LOSS,
-    TWO_BEGINS,
-    InspectedRow,
-    Token,
-    look_at,
-    read_rows_of,
-)
-from lit_gpt_kit.tokenization.chat_template import chat_end_ids, render_chat
+from lit_gpt_kit import InstructionDataModule, TokenizerConfig
+from lit_gpt_kit.data.inspection import CUT, NO_END, NO_LOSS, TWO_BEGINS, Findings, look_at
+from lit_gpt_kit.data.read_back import InspectedRow, Token, rows_of_an_epoch
+from lit_gpt_kit.tokenization.chat_template import chat_end_ids
 
-BYTES = TokenizerConfig("byte", special_tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
+BEGIN, END = ord("b"), ord("z")
 
 
-def chat(question: str, answer: str) -> dict[str, list[dict[str, str]]]:
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return {"messages": messages}
-
-
-def make_chats(folder: Path, block_size: int = 200, **options: object) -> InstructionDataModule:
-    path = folder / "chats.jsonl"
-    rows = [chat("Hi", "Good day."), chat("How late?", "Noon."), chat("x" * 30, "y")]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = InstructionDataModule(
-        sources=[str(path)],
-        val_fraction=0.0,
-        tokenizer=BYTES,
-        batch_size=3,
-        block_size=block_size,
-        cache_dir=str(folder / "cache"),
-        seed=0,
-        **options,  # type: ignore[arg-type]
-    )
-    data.prepare_data()
-    data.setup("fit")
-    return data
-
-
-@pytest.mark.parametrize("pack", [False, True])
-def test_conversations_are_read_back_whole(tmp_path: Path, pack: bool) -> None:
-    data = make_chats(tmp_path, pack=pack)
-    rows = list(read_rows_of(data.train_dataloader().batch(0)))
-    documents = {
-        (
-            data.tokenizer.decode([token.id for token in document]),
-            data.tokenizer.decode([token.id for token in document if token.is_learned]),
-        )
-        for row in rows
-        for document in row.documents
-    }
-    turns = [("Hi", "Good day."), ("How late?", "Noon."), ("x" * 30, "y")]
-    expected = set()
-    for question, answer in turns:
-        messages = chat(question, answer)["messages"]
-        text = render_chat(data.tokenizer, messages, add_generation_prompt=False).rstrip("\n")
-        expected.add((text, f"{answer}<|im_end|>"))
-    assert documents == expected
-    findings = look_at(rows, None, chat_end_ids(data.tokenizer), data.block_size)
-    assert findings.suspects == {}
-    learned = sum(len(answer) + 1 for _, answer in turns)
-    assert findings.num_learned == learned * (findings.num_rows if pack else 1)
-
-
-def test_text_is_read_back_whole(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("the quick brown fox " * 10)
-    options = {"tokenizer": BYTES, "batch_size": 2, "block_size": 16, "seed": 0}
-    data = TextDataModule([str(path)], cache_dir=str(tmp_path / "cache"), **options)  # type: ignore[arg-type]
-    data.prepare_data()
-    data.setup("fit")
-    batch = data.train_dataloader().batch(0)
-    for number, row in enumerate(read_rows_of(batch)):
-        (document,) = row.documents
-        ids = [*batch["input_ids"][number].tolist(), int(batch["targets"][number, -1])]
-        assert [token.id for token in document] == ids
-        assert [token.is_learned for token in document] == [False] + [True] * 16
-        assert row.num_positions == 16
-
-
-def test_labelled_rows_end_at_their_last_token() -> None:
-    batch = {
-        "input_ids": torch.tensor([[5, 6, 7, 0], [8, 0, 0, 0], [0, 0, 0, 0]]),
-        "last_token": torch.tensor([2, 0, 0]),
-        "labels": torch.tensor([1, 0, -100]),
-        "row": torch.tensor([4, 9, -1]),
-    }
-    rows = list(read_rows_of(batch))
-    assert [[token.id for token in row.documents[0]] for row in rows] == [[5, 6, 7], [8]]
-    assert [row.label for row in rows] == [1, 0]  # the row that fills up is none
-    assert look_at(rows).suspects == {}
-
-
-def row_of(*documents: str) -> InspectedRow:
+def row_of(*documents: str, label: int | None = None) -> InspectedRow:
     """A row of one-letter tokens, capital ones learned."""
     tokens = [
         tuple(Token(ord(letter.lower()), letter.isupper()) for letter in document)
         for document in documents
     ]
-    return InspectedRow(tuple(tokens), 20)
+    return InspectedRow(tuple(tokens), 20, 3, label)
 
 
-def test_troubles_are_found_where_they_are() -> None:
+def test_troubles_of_conversations_are_found_where_they_are() -> None:
     rows = [
         row_of("aaBZ"),  # fine
         row_of("abc", "aBZ"),
         row_of("aB", "aBC"),
         row_of("bbaZ", "aaaaaB"),
         row_of("abc"),
+        row_of("aBZaBaBZ"),  # the answer in the middle does not end
+        row_of("aaBZaa"),  # cut behind an answer
     ]
-    findings = look_at(rows, begin_id=ord("b"), end_ids=[ord("z")], block_size=5)
-    assert findings.suspects == {NO_LOSS: [2, 5], NO_END: [3], TWO_BEGINS: [4], CUT: [4]}
-    assert findings.num_tokens == sum(row.num_tokens for row in rows) == 4 + 6 + 5 + 10 + 3
-    assert findings.num_learned == 2 + 2 + 3 + 2
-    assert findings.num_positions == 100
+    findings = look_at(rows, BEGIN, [END], block_size=5)
+    assert findings.suspects == {NO_LOSS: [2, 5], NO_END: [3, 6], TWO_BEGINS: [4], CUT: [4]}
+    assert findings.lengths == [4, 3, 3, 2, 3, 4, 6, 3, 8, 6]
+    assert findings.num_tokens == sum(row.num_tokens for row in rows) == 42
+    assert findings.num_learned == 2 + 2 + 3 + 2 + 5 + 2
+    assert (findings.num_rows, findings.num_positions, findings.num_padding) == (7, 140, 21)
 
 
-def test_cut_answers_are_told_from_those_that_never_end(tmp_path: Path) -> None:
-    data = make_chats(tmp_path, block_size=32)
-    rows = list(read_rows_of(data.train_dataloader().batch(0)))
-    findings = look_at(rows, None, chat_end_ids(data.tokenizer), data.block_size)
-    assert list(findings.suspects) == [CUT]
-    assert max(findings.lengths) == 33
+def test_text_need_not_end_and_may_begin_with_a_last_token() -> None:
+    findings = look_at([row_of("a", "aBCD"), row_of("a")], BEGIN)
+    assert findings.suspects == {NO_LOSS: [2]}
+
+
+def test_of_labelled_rows_no_token_is_learned() -> None:
+    assert look_at([row_of("abc", label=0), row_of("bba", label=1)], BEGIN).suspects == {
+        TWO_BEGINS: [2]
+    }
+
+
+def test_no_rows_are_no_trouble() -> None:
+    assert look_at([]) == Findings()
+
+
+@pytest.mark.parametrize(
+    ("template", "block_size", "found"),
+    [
+        ("chatml", 400, {}),
+        ("alpaca", 400, {}),
+        ("plain", 400, {}),
+        ("chatml", 50, {CUT: [1, 2]}),
+        ("endless.jinja", 400, {NO_END: [1, 2]}),
+        ("twice.jinja", 400, {TWO_BEGINS: [1, 2]}),
+    ],
+)
+def test_real_conversations(
+    template: str, block_size: int, found: dict[str, list[int]], tmp_path: Path
+) -> None:
+    turn = "{% for m in messages %}{{ m.role + ':' + m.content + %s }}{% endfor %}"
+    (tmp_path / "endless.jinja").write_text(turn.replace("%s", "'\n'"))
+    begins = "<|endoftext|>" * 2
+    (tmp_path / "twice.jinja").write_text(begins + turn.replace("%s", "'<|endoftext|>'"))
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Good day."}]
+    more = [{"role": "user", "content": "Bye"}, {"role": "assistant", "content": "Good night."}]
+    chats = [turns, turns + more]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"messages": c}) + "\n" for c in chats))
+    is_file = template.endswith(".jinja")
+    data = InstructionDataModule(
+        [str(tmp_path / "a.jsonl")],
+        val_fraction=0.0,
+        tokenizer=TokenizerConfig("byte", special_tokens=("<|endoftext|>", "<|im_end|>")),
+        chat_template=str(tmp_path / template) if is_file else template,
+        batch_size=1,
+        block_size=block_size,
+        cache_dir=str(tmp_path / "cache"),
+        seed=0,
+    )
+    data.prepare_data()
+    data.setup("fit")
+    rows = rows_of_an_epoch(data.train_dataloader())
+    end_ids, begin_id = chat_end_ids(data.tokenizer), data.tokenizer.end_id
+    assert look_at(rows, begin_id, end_ids, data.block_size).suspects == found

@@ -250,6 +250,26 @@ def test_another_dropout_is_told(stopped: Path, make_data: MakeData, tmp_path: P
         )
 
 
+def test_weights_can_be_left_out(base: Path) -> None:
+    task, whole = tuned(base), tuned(base)
+    for weights in base.glob("*.safetensors"):
+        weights.rename(base / "aside")
+    task.leave_weights_out()
+    assert task.block_size == BLOCK
+    (base / "aside").rename(base / "model.safetensors")
+    ours, theirs = task.load_tokenizer(), whole.load_tokenizer()
+    assert ours is not None
+    assert theirs is not None
+    assert ours.fingerprint == theirs.fingerprint
+    assert task.gpt == whole.gpt
+
+
+def test_weights_left_out_are_of_a_network_that_fits(base: Path) -> None:
+    task = tuned(base, gpt=GPTConfig(num_layers=7))
+    with pytest.raises(InputError, match="num_layers=7 is not what pretrained="):
+        task.leave_weights_out()
+
+
 def test_tokenizer_of_a_checkpoint_needs_no_text(make_data: MakeData, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, 1)
     config = GPTConfig(num_layers=1, num_heads=2, embed_dim=16, block_size=8)
