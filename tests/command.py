@@ -102,6 +102,8 @@ def run(folder: Path, *arguments: str, stdin: str = "") -> Result:
         redirect_stdout(out),
         redirect_stderr(err),
     ):
+        _finish_wandb()  # what another test began
+        _forget_wandb_mode()
         try:
             main(list(arguments))
         except SystemExit as exit_:
@@ -154,6 +156,13 @@ def run_in_terminal(folder: Path, *arguments: str, **env: str) -> tuple[int, lis
     status = process.wait()
     watchdog.cancel()
     return status, chunks
+
+
+def _forget_wandb_mode() -> None:
+    # W&B reads WANDB_MODE once in a process; another test may have set it.
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.setup().settings.mode != os.environ.get("WANDB_MODE", "online"):
+        wandb.teardown()
 
 
 def _finish_wandb() -> None:
