@@ -186,6 +186,11 @@ def _table(
     columns = list(names) if names else next(((record) for _, record in records), [])
     _check(wanted, columns, f"{path}, line 1")
     for line, record in records:
+        if len(record) > len(columns):
+            raise InputError(
+                f"{path}, line {line}: {len(record)} cells where there are {len(columns)} columns; "
+                "quote texts that hold the separator"
+            )
         if record:
             cells = [*record, *[""] * (len(columns) - len(record))]
             yield Row(dict(zip(columns, cells, strict=False)), f"{path}, line {line}")

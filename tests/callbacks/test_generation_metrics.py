@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sacrebleu
 import torch
+import wandb
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -222,14 +223,15 @@ def test_temperature_goes_to_a_generate_that_takes_it(tmp_path: Path) -> None:
 
 
 def test_wandb_gets_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+    wandb.finish()  # what another test began
     tables: list[Any] = []
     monkeypatch.setattr(WandbLogger, "log_table", lambda self, *args: tables.append(args))
-    logger = WandbLogger(save_dir=tmp_path)
+    logger = WandbLogger(save_dir=tmp_path, settings=wandb.Settings(mode="disabled"))
     trainer = make_trainer(tmp_path, 1, callbacks=[given(max_examples=1)], logger=logger)
     trainer.validate(Parrot(), Batches(), verbose=False)
     row = [QUESTIONS[0], "one two five 2", QUESTIONS[0]]
     assert tables == [("val/generations", ["prompt", "reference", "answer"], [row])]
+    wandb.finish()
 
 
 def test_in_a_run_of_the_command(tmp_path: Path) -> None:

@@ -277,10 +277,17 @@ def test_table_without_a_header(tmp_path: Path) -> None:
     assert refusal(path).endswith("no field 'text'; fields there: none (set text_field)")
 
 
-def test_rows_of_a_table_may_be_short_or_long(tmp_path: Path) -> None:
+def test_rows_of_a_table_may_be_short(tmp_path: Path) -> None:
     long = "x" * 1_000_000
-    path = write(tmp_path, "a.csv", f"id,text\n1,{long}\n2\n3,c,d\n".encode())
+    path = write(tmp_path, "a.csv", f"id,text\n1,{long}\n2\n3,c\n".encode())
     assert read(path) == [long, "", "c"]
+
+
+def test_a_row_with_more_cells_than_columns_is_no_row(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", b"id,text\n1,b\n3,c,d\n")
+    assert refusal(path) == (
+        f"{path}, line 3: 3 cells where there are 2 columns; quote texts that hold the separator"
+    )
 
 
 @pytest.mark.parametrize(("before", "line"), [(b"text\nfine\n", 3), (b"", 1)])
