@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Self
 
+import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -61,8 +62,8 @@ class Task(ExactStep):
 
     def __init__(
         self,
-        gpt: GPTConfig,
-        optimizer: OptimizerFactory,
+        gpt: GPTConfig = GPTConfig(),  # noqa: B008
+        optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=3e-4),
         lr_schedule: ScheduleFactory | None = None,
         pretrained: str | None = None,
         lora: LoRAConfig | None = None,
