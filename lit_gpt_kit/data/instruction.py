@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from lit_gpt_kit.data.base import DataModule, hash_parts
@@ -139,6 +140,10 @@ class InstructionDataModule(DataModule):
             if sources is not None:
                 store = self._open_store(sources)
                 self.splits[name] = self._split(sources, store, np.arange(len(store.tokens)))
+        for name, split in self.splits.items():
+            # Those of training, `describe` tells.
+            if name != "train" and (losses := split.describe_losses()):
+                rank_zero_warn(f"{name} rows of {', '.join(split.sources)}: {losses}")
         if stage in (None, "fit") and not len(self.splits["train"].rows.numbers):
             cut = ", or cut what is too long (too_long: cut)" if self.too_long == "drop" else ""
             raise InputError(

@@ -572,3 +572,21 @@ def test_real_rows(make_data: MakeData, name: str, num_rows: int, num_empty: int
     examples = data.generation_examples("val")
     assert len(examples) == accounted[1] or name.startswith(("sgd", "alpaca"))
     assert all(example.messages[-1]["role"] == "user" for example in examples)
+
+
+def test_rows_lost_in_validation_are_told(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": ""}]
+    for name in ("train", "val"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    data = InstructionDataModule(
+        sources=[str(tmp_path / "train.jsonl")],
+        val_sources=[str(tmp_path / "val.jsonl")],
+        tokenizer=TokenizerConfig("byte"),
+        skip_empty=True,
+        block_size=200,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    data.prepare_data()
+    with pytest.warns(UserWarning, match=r"val rows of .*val\.jsonl: 1 left out since a text"):
+        data.setup("fit")
