@@ -174,6 +174,9 @@ class ClassificationMetrics(Callback):
             ("label_names", self.label_names),
             (f"{type(pl_module).__name__}.label_names", getattr(pl_module, "label_names", None)),
         ):
+            if given is not None and len(given) == 1 and num_classes == 2:
+                # One label, which a row has or has not.
+                return [f"not {given[0]}", str(given[0])]
             if given is not None and len(given) != num_classes:
                 raise InputError(
                     f"{owner} has {len(given)} names, and the logits have {num_classes} classes; "

@@ -32,6 +32,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     base: str | Path | None = None,
+    without_head: bool = False,
 ) -> tuple[GPT, Tokenizer]:
     """The network, in eval mode, and its tokenizer; adapters are folded into their base's weights.
 
@@ -41,11 +42,12 @@ def load_model(
         dtype: of the weights.
         device: where the weights go.
         base: where the base of adapters lies; where they say so themselves by default.
+        without_head: take the network of a classifier, too, to train it to something else.
 
     Raises:
         MissingFileError: there is no such file, folder or model, or no base of the adapters.
-        InputError: it is no model, one that is not supported, or a damaged one; or adapters for
-            another base.
+        InputError: it is no model, one that is not supported, a damaged one, or a classifier, which
+            writes no text; or adapters for another base.
     """
     path = locate(name)
     if path.suffix == GGUF_SUFFIX:
@@ -57,7 +59,7 @@ def load_model(
     if is_adapter(path):
         model, tokenizer, _ = _load_peft(path, dtype, device, base)
     else:
-        model, tokenizer, _ = _load_own(path, dtype, device, base)
+        model, tokenizer, _ = _load_own(path, dtype, device, base, without_head)
     return merge_lora(model).eval(), tokenizer
 
 
@@ -130,10 +132,20 @@ def load_config(name: str | Path) -> GPTConfig:
 
 
 def _load_own(
-    path: Path, dtype: torch.dtype, device: torch.device | str, base: str | Path | None
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    base: str | Path | None,
+    without_head: bool = False,
 ) -> tuple[GPT, Tokenizer, AdapterOrigin | None]:
     checkpoint = read_checkpoint(path)
     description = read_description(checkpoint, str(path))
+    labels = checkpoint.get("hyper_parameters", {}).get("label_names")
+    if labels and not without_head:
+        raise InputError(
+            f"{path} is a classifier ({', '.join(map(str, labels[:5]))}), which writes no text and "
+            f"has no place for its head elsewhere; use it with lit-gpt predict --ckpt_path {path}"
+        )
     tokenizer = _need_tokenizer(description.tokenizer, path)
     huggingface.check_vocabulary(description.config.vocab_size, tokenizer, str(path))
     weights = saved = {
@@ -181,7 +193,22 @@ def _base_of(path: Path, said: str | None, base: str | Path | None) -> str:
     name = said if base is None else str(base)
     if not name:
         raise InputError(f"{path} does not say which model its adapters belong to; {_remedy(path)}")
+    _refuse_circle(path, name)
     return name
+
+
+def _refuse_circle(path: Path, base: str) -> None:
+    """Adapters may stand on adapters, but not in a circle."""
+    passed = {path.resolve()}
+    name: str | None = base
+    while name and Path(name).expanduser().is_dir() and is_adapter(Path(name).expanduser()):
+        place = Path(name).expanduser()
+        if place.resolve() in passed:
+            raise InputError(
+                f"{path}: its adapters belong to {base}, and that to them again; {_remedy(path)}"
+            )
+        passed.add(place.resolve())
+        name = read_words(place).base
 
 
 def _load_base(
@@ -204,7 +231,7 @@ def _load_base(
             f"sha256 {origin.base_sha256[:12]}..., those of {origin.base} {found[:12]}...; name "
             f"the model they were trained on: {_remedy(path)}"
         )
-    return load_model(origin.base, dtype, device)
+    return load_model(origin.base, dtype, device, without_head=True)
 
 
 def _remedy(path: Path) -> str:

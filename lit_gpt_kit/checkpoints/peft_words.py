@@ -28,6 +28,7 @@ SUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "use_qalora": (False, None),
     "use_bdlora": (False, None),
 }
+NUMBERS = ("lora_alpha", "lora_dropout", "r")
 CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways to begin (`init_lora_weights`) after which adapters no longer fit the base as it was."""
 
@@ -93,10 +94,30 @@ def read_words(folder: Path) -> AdapterWords:
             f"{folder}: init_lora_weights={begin!r} changed the weights of the base in training; "
             "convert the adapters to plain LoRA, as PEFT's documentation of it says"
         )
+    _check_types(words, folder)
     pin = read_json(folder / PIN_FILE) if (folder / PIN_FILE).is_file() else {}
     return AdapterWords(
         words, str(folder), words.get("base_model_name_or_path"), pin.get("base_sha256")
     )
+
+
+def _check_types(words: Mapping[str, Any], folder: Path) -> None:
+    for word in NUMBERS:
+        _check_number(words.get(word, 0), word, folder)
+    for word in ("alpha_pattern", "rank_pattern"):
+        patterns = words.get(word) or {}
+        if not isinstance(patterns, Mapping):
+            raise InputError(f"{folder}: {word}={patterns!r} is no object of patterns and numbers")
+        for pattern, value in patterns.items():
+            _check_number(value, f"{word}[{pattern!r}]", folder)
+    base = words.get("base_model_name_or_path")
+    if not isinstance(base, str | None):
+        raise InputError(f"{folder}: base_model_name_or_path={base!r} is no name")
+
+
+def _check_number(value: Any, word: str, folder: Path) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{folder}: {word}={value!r} is no number")
 
 
 def write_words(

@@ -109,14 +109,19 @@ class DataModule(LightningDataModule):
         """Longest row in tokens: as given, or the model's.
 
         Raises:
-            InputError: it was not given and there is no model to ask.
+            InputError: it was not given and there is no model to ask, or the model's is shorter.
         """
-        if self._block_size is not None:
-            return self._block_size
         size = getattr(self._module, "block_size", None)
-        if size is None:
+        if self._block_size is None and size is None:
             raise InputError("block_size is not given, and there is no model to take it from")
-        return int(size)
+        if self._block_size is None or size is None:
+            return int(size or self._block_size or 0)
+        if self._block_size > size:
+            raise InputError(
+                f"data.block_size={self._block_size} is longer than the model's, {size}; lower it, "
+                "or leave it out"
+            )
+        return self._block_size
 
     @property
     def batches_per_step(self) -> int:

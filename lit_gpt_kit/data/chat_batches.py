@@ -40,8 +40,13 @@ class ChatRows:
         return ids[:-1], np.where(is_target, ids[1:], IGNORE_INDEX)
 
     def collate(self, rows: Numbers) -> dict[str, Tensor]:
-        """A batch of these conversations, padded at their ends to the longest."""
-        return _side_by_side([[row] if row != FILLER else [] for row in rows.tolist()], self)
+        """A batch of these conversations, padded at their ends to the longest.
+
+        `row` says which row of the files each is, FILLER where it is none.
+        """
+        groups = [[row] if row != FILLER else [] for row in rows.tolist()]
+        numbers = np.where(rows == FILLER, FILLER, self.numbers[rows])
+        return {**_side_by_side(groups, self), "row": torch.from_numpy(numbers)}
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,9 @@ def open_or_build(
                 masks.append(mask[:length])
             on_progress(sum(len(m["content"]) for turns in messages for m in turns))
         if not any(map(len, ids)):
-            raise InputError("the sources hold no conversation")
+            raise InputError(
+                f"the sources hold no conversation; {len(ids)} rows are left out for an empty text"
+            )
         ends = np.cumsum([len(row) for row in ids], dtype=np.int64)
         arrays = (np.concatenate(ids), np.concatenate(masks), ends)
         for name, array in zip(FILES, arrays, strict=True):

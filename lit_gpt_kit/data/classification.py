@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_gpt_kit.data.base import DataModule
 from lit_gpt_kit.data.labelled_texts import Examples, LabelledText
@@ -147,7 +148,10 @@ class ClassificationDataModule(DataModule):
         for row, ids in zip(texts, tokens, strict=True):
             if not ids:
                 raise InputError(f"{row.place}: the tokenizer leaves nothing of the text")
-        self.num_cut += sum(len(ids) > limit for ids in tokens)
+        num_cut = sum(len(ids) > limit for ids in tokens)
+        if num_cut and not self._is_fitting():  # of which `describe` tells
+            rank_zero_warn(f"{num_cut:,} rows of {', '.join(sources)} are cut to {limit} tokens")
+        self.num_cut += num_cut
         rows = TokenRows.of(ids[:limit] for ids in tokens)
         return Examples(texts, rows, np.arange(len(texts)))
 

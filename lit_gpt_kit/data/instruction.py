@@ -251,12 +251,20 @@ class InstructionDataModule(DataModule):
             return []
         wanted = set(found.rows.numbers.tolist())
         examples = []
+        num_without_room = 0
         for number, (conversation, _) in enumerate(self._read(self.resolve(found.sources))):
             if conversation is None or number not in wanted:
                 continue
             prompt = conversation.prompt
             if len(encode_chat(self.tokenizer, prompt)) < self.block_size:
                 examples.append(GenerationExample(tuple(prompt), conversation.references))
+            else:
+                num_without_room += 1
+        if num_without_room:
+            rank_zero_warn(
+                f"{num_without_room:,} of the {split} rows are not answered: their prompts leave "
+                f"no room for an answer in block_size={self.block_size}"
+            )
         return examples
 
     def describe(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_gpt_kit.errors import InputError, did_you_mean
+from lit_gpt_kit.tokenization.turns import EmptyTextError
 
 FIELD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]")
 """A brace that is meant, a column, or a brace with nothing to do."""
@@ -76,8 +77,11 @@ def cell_text(column: str, value: Any) -> str:
     """What a column holds, as text.
 
     Raises:
+        EmptyTextError: it holds nothing.
         InputError: it is neither text nor number.
     """
+    if value is None:
+        raise EmptyTextError(f"'{column}' is empty")
     if isinstance(value, (str, int, float)):
         return str(value)
     raise InputError(f"'{column}' holds neither text nor number: {value!r:.60}")

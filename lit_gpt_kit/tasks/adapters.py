@@ -47,7 +47,6 @@ class AdapterTraining:
                 kept so, which gives the same outputs as rounding them in each step. Not with DoRA,
                 which measures the rows of the matrices themselves.
         """
-        self.origin()  # now: the base's files may be others by the time something is saved
         apply_lora(model, self.config)
         if is_bf16 and not self.config.use_dora:
             for layer in lora_layers(model).values():

@@ -92,8 +92,9 @@ class Task(ExactStep):
     # ---- what subclasses change ----
 
     def build_model(self, config: GPTConfig) -> GPT:
-        """The network of a configuration whose vocabulary is known, its weights the pretrained ones
-        where there are any.
+        """The network of a configuration whose vocabulary is known.
+
+        Pretrained weights go into whatever network is returned, by name.
         """
         return self._pretrained_model or GPT(config)
 
@@ -147,7 +148,9 @@ class Task(ExactStep):
     def _load_pretrained(self) -> None:
         if self.pretrained is None or self._pretrained_model is not None or self.model is not None:
             return
-        model, self.tokenizer = load_model(self.pretrained)
+        if self.adapters is not None:
+            self.adapters.origin()  # now: its files may be others by the time something is saved
+        model, self.tokenizer = load_model(self.pretrained, without_head=True)
         model.set_dropout(self.gpt.dropout)
         check_pretrained(self.gpt, model.config, self.pretrained)
         self._pretrained_model, self.gpt = model, model.config
@@ -169,8 +172,12 @@ class Task(ExactStep):
                 "vocab_size is not known; set model.init_args.gpt.vocab_size, or train with a data "
                 "module that has a tokenizer"
             )
+        model, loaded = self.build_model(self.gpt), self._pretrained_model
+        if loaded is not None and model is not loaded:
+            # A subclass built its own; what it added keeps the weights that it gave it.
+            model.load_state_dict(loaded.state_dict(), strict=False)
         # A model that was loaded is in eval mode.
-        self.model = self.build_model(self.gpt).train(self.training)
+        self.model = model.train(self.training)
         self._pretrained_model = None
         if self.adapters is not None:
             is_bf16 = self._trainer is not None and self._trainer.precision == "bf16-mixed"

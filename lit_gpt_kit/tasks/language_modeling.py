@@ -115,14 +115,17 @@ class LanguageModeling(Task):
         Returns:
             `log_probs` (batch, seq): log-probability of the token that follows, in nats, 0 where
             there is none; `top_ids` and `top_log_probs` (batch, seq, k): the likeliest next
-            tokens, best first; and the batch's `input_ids` and `targets`.
+            tokens, best first; the batch's `input_ids` and `targets`; and its `row`, where rows
+            have numbers: those of conversations come in another order than the file's.
         """
         scores = self(batch["input_ids"], batch.get("document_ids")).float().log_softmax(-1)
         targets = batch["targets"]
         is_target = targets != IGNORE_INDEX
         chosen = scores.gather(-1, targets.where(is_target, 0).unsqueeze(-1)).squeeze(-1)
         top = scores.topk(min(self.predict_top_k, scores.shape[-1]), dim=-1)
+        numbers = {"row": batch["row"]} if "row" in batch else {}
         return {
+            **numbers,
             "input_ids": batch["input_ids"],
             "targets": targets,
             "log_probs": chosen.where(is_target, 0.0),

@@ -423,3 +423,15 @@ def test_two_processes_count_as_one(tmp_path: Path) -> None:
         actual = {name.replace("test/", "val/"): value for name, value in logged.items()}
         assert actual == pytest.approx(expected, abs=1e-6)
     assert pictures(tmp_path) == [f"test_{name}.png" for name in PICTURES]
+
+
+def test_one_label_that_a_row_has_or_has_not(tmp_path: Path) -> None:
+    logits, labels = one_of(2)
+    margin = (logits[:, 1] - logits[:, 0])[:, None]
+    callback = ClassificationMetrics(label_names=["spam"], plots=False)
+    trainer = make_trainer(tmp_path, 1, callbacks=[callback])
+    rows = in_batches((margin, labels[:, None]), 32)
+    (logged,) = trainer.validate(Replay(), rows, verbose=False)
+    assert logged["val/accuracy"] == pytest.approx(metrics.accuracy_score(labels, logits.argmax(1)))
+    spam = metrics.f1_score(labels, logits.argmax(1))
+    assert logged["val/f1_spam"] == pytest.approx(spam)

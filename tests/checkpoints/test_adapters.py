@@ -236,6 +236,11 @@ def change_words(folder: Path, **changes: Any) -> None:
             "init_lora_weights='pissa_niter_4' changed the weights of the base in training",
         ),
         ({"alpha_pattern": {"(": 3}}, "'(' is no pattern of names"),
+        ({"alpha_pattern": [1]}, "alpha_pattern=[1] is no object of patterns and numbers"),
+        ({"rank_pattern": {"q_proj": "x"}}, "rank_pattern['q_proj']='x' is no number"),
+        ({"lora_alpha": "x"}, "lora_alpha='x' is no number"),
+        ({"lora_dropout": True}, "lora_dropout=True is no number"),
+        ({"base_model_name_or_path": 5}, "base_model_name_or_path=5 is no name"),
         (
             {"use_dora": True},
             "'model.layers.0.mlp.down_proj.lora_magnitude_vector' is missing, or too much",
@@ -327,7 +332,9 @@ def test_no_base_is_named(llama: Path, tmp_path: Path) -> None:
 
 def test_their_own_base(llama: Path, tmp_path: Path) -> None:
     save_ours(llama, tmp_path / "out", LoRAConfig())
-    with pytest.raises(InputError, match="names itself as the base of its adapters; lit-gpt merge"):
+    with pytest.raises(
+        InputError, match=r"its adapters belong to .*out, and that to them again; lit-gpt merge"
+    ):
         load_model(tmp_path / "out", base=tmp_path / "out")
 
 
@@ -351,3 +358,15 @@ def test_a_folder_in_use_is_refused(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not empty"):
         save_ours(llama, tmp_path / "out", LoRAConfig())
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+
+
+def test_bases_in_a_circle(llama: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        save_ours(llama, tmp_path / name, LoRAConfig())
+    change_words(tmp_path / "one", base_model_name_or_path=str(tmp_path / "two"))
+    change_words(tmp_path / "two", base_model_name_or_path=str(tmp_path / "one"))
+    loaders: list[Any] = [load_model, load_tokenizer, load_config]
+    for load in loaders:
+        (tmp_path / "one" / "tokenizer.json").unlink(missing_ok=True)
+        with pytest.raises(InputError, match=r"its adapters belong to .*two, and that to them"):
+            load(tmp_path / "one")

@@ -368,3 +368,13 @@ def test_two_processes_write_one_file(tuned: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
     rows = [json.loads(line)["row"] for line in out.read_text().splitlines()]
     assert rows == [0, 1, 2]
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "export", "merge"])
+def test_classifier_writes_no_text(tuned: Path, tmp_path: Path, command: str) -> None:
+    run_dir = tuned / "labels"
+    more = {"generate": ["--prompt", "a"], "chat": []}.get(command, [str(tmp_path / "out")])
+    result = run(tuned, command, str(run_dir), *more)
+    assert "best.ckpt is a classifier (cat, dog, eel), which writes no text" in result.complaint
+    assert "lit-gpt predict --ckpt_path" in result.complaint
+    assert not (tmp_path / "out").exists()

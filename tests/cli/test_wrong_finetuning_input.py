@@ -296,3 +296,9 @@ def test_adapters_of_another_base(finetuning: Path) -> None:
     (finetuning / "base").rename(finetuning / "gone")
     generate = complaint_of(finetuning, "generate", "mine", "--prompt=a")
     assert_says(generate, "holds adapters alone, and their base is not there", "--base MODEL")
+
+
+def test_block_longer_than_the_models(finetuning: Path) -> None:
+    complaint = complaint_of(finetuning, *CHAT, "--data.block_size=4096")
+    assert complaint.startswith("data.block_size=4096 is longer than the model's, ")
+    assert complaint.endswith("; lower it, or leave it out")

@@ -1,6 +1,8 @@
 """Batches of conversations: the same loss padded, packed or one at a time."""
 
+import json
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lit_gpt_kit import GPT, GPTConfig, LanguageModeling
+from lit_gpt_kit import (
+    GPT,
+    GPTConfig,
+    InstructionDataModule,
+    LanguageModeling,
+    TokenizerConfig,
+)
 from lit_gpt_kit.data.chat_batches import ChatRows, PackedRows
 from lit_gpt_kit.data.row_loader import FILLER
 from lit_gpt_kit.data.token_rows import TokenRows
@@ -155,3 +163,27 @@ def test_padded_packed_and_alone_have_the_same_loss(position: Any) -> None:
         assert total == pytest.approx(alone, rel=1e-5), name
         for one, other in zip(theirs, gradients, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_rows_have_the_numbers_of_the_file(tmp_path: Path) -> None:
+    """`predict` writes them in the file's order, and fillers not at all."""
+    path = tmp_path / "a.jsonl"
+    rows = [{"prompt": "x" * n, "completion": "y"} for n in (9, 1, 30, 4, 2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = InstructionDataModule(
+        sources=[str(path)],
+        val_fraction=0.0,
+        predict_sources=[str(path)],
+        tokenizer=TokenizerConfig("byte"),
+        batch_size=2,
+        block_size=200,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    data.prepare_data()
+    data.setup("predict")
+    seen = {}
+    for batch in data.predict_dataloader():
+        for number, ids in zip(batch["row"].tolist(), batch["input_ids"], strict=True):
+            seen[number] = data.tokenizer.decode(ids.tolist()).count("x")
+    assert seen.pop(-1) == 0
+    assert seen == dict(enumerate((9, 1, 30, 4, 2)))

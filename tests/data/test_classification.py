@@ -19,7 +19,7 @@ from torch import Tensor
 from lit_gpt_kit import ClassificationDataModule, SequenceClassification
 from lit_gpt_kit.data import base
 from lit_gpt_kit.errors import InputError
-from lit_gpt_kit.tokenization.training import TokenizerConfig
+from lit_gpt_kit.tokenization.training import TokenizerConfig, train_tokenizer
 from tests.conftest import shared_data
 from tests.tiny import TINY, make_trainer
 
@@ -529,3 +529,18 @@ def test_mini_newsgroups(make_data: MakeData) -> None:
     assert "alt.atheism" in data.label_names
     assert data.label_counts == [90] * 20
     assert data.num_cut > 1900  # headers alone are as long
+
+
+def test_cut_rows_are_told_where_nothing_is_trained(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": "x" * n, "label": n}) + "\n" for n in (3, 9)))
+    data = ClassificationDataModule(
+        sources=["none.jsonl"],
+        test_sources=[str(path)],
+        tokenizer=TokenizerConfig("byte"),
+        block_size=5,
+        cache_dir=str(tmp_path / "cache"),
+    )
+    data.build_tokenizer = lambda: train_tokenizer(TokenizerConfig("byte"), [])  # type: ignore[method-assign]
+    with pytest.warns(UserWarning, match=r"1 rows of .*a\.jsonl are cut to 5 tokens"):
+        data.setup("test")

@@ -150,11 +150,8 @@ def test_a_shape_that_is_not_known() -> None:
             {"instruction": ["a"], "output": "b"},
             "'instruction' holds neither text nor number: ['a'",
         ),
-        ({"prompt": "a", "completion": None}, "'answer' holds neither text nor number: None"),
-        (
-            {"question": "a", "answers": [{"txt": "b"}]},
-            "'answer' holds neither text nor number: No",
-        ),
+        ({"prompt": "a", "completion": None}, "'answer' is empty"),
+        ({"question": "a", "answers": [{"txt": "b"}]}, "'answer' is empty"),
     ],
 )
 def test_rows_that_are_wrong(values: Any, what: str) -> None:
@@ -245,3 +242,10 @@ def test_shapes_are_looked_for_in_an_order_that_leaves_each_its_rows() -> None:
         "prompt_completion",
         "question_answer",
     ]
+
+
+def test_null_is_an_empty_text() -> None:
+    with pytest.raises(EmptyTextError, match="a, line 1: 'answer' is empty"):
+        read_conversation(Row({"prompt": "x", "completion": None}, "a, line 1"))
+    with pytest.raises(EmptyTextError, match="a, line 1: 'b' is empty"):
+        read_conversation(Row({"a": "x", "b": None}, "a, line 1"), RowTemplate("{a}", "{b}"))

@@ -47,7 +47,7 @@ def test_a_field_is_a_column_and_no_expression(text: str, column: str) -> None:
         ({"frnch": "a", "b": "c"}, "no column 'French'; columns there: 'frnch', 'b'"),
         ({"Frenchs": "a"}, "no column 'French'; columns there: 'Frenchs'; did you mean 'Frenchs'?"),
         ({}, "no column 'French'; columns there: none"),
-        ({"French": None}, "'French' holds neither text nor number: None"),
+        ({"French": None}, "'French' is empty"),
         ({"French": ["a"]}, "'French' holds neither text nor number: ['a']"),
     ],
 )

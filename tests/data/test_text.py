@@ -301,7 +301,9 @@ def test_ranks_agree_on_the_seed(make_data: MakeData) -> None:
     data = make_data(seed=None)
     strategy = SimpleNamespace(broadcast=lambda seed: 77)
     fitting = SimpleNamespace(fn=TrainerFn.FITTING)
-    data.trainer = SimpleNamespace(strategy=strategy, state=fitting)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        strategy=strategy, state=fitting, lightning_module=None
+    )
     data.prepare_data()
     data.setup("fit")
     assert data.seed == 77

@@ -19,7 +19,9 @@ from lit_gpt_kit import (
     TextDataModule,
     load_model,
 )
+from lit_gpt_kit.checkpoints.fingerprint import fingerprint_weights
 from lit_gpt_kit.checkpoints.load import load_adapted
+from lit_gpt_kit.checkpoints.native import read_checkpoint, read_description
 from lit_gpt_kit.model.lora import lora_layers, merge_lora
 from tests.tiny import make_trainer
 from tests.transformers_models import build, save
@@ -384,3 +386,16 @@ def test_settings_of_a_checkpoint_are_primitives(
     settings = torch.load(path, weights_only=True)["hyper_parameters"]
     assert json.loads(json.dumps(settings["lora"]))["rank"] == 4
     assert settings["pretrained"] == str(base)
+
+
+def test_base_is_pinned_as_it_was_when_it_was_read(text: TextDataModule, tmp_path: Path) -> None:
+    base = save(build("llama", "multi-head"), tmp_path / "base")
+    read = fingerprint_weights(base)
+    task = adapted(base)
+    task.on_train_start = lambda: change_weights(base)  # type: ignore[method-assign]
+    path = fitted(task, text, tmp_path)
+    origin = read_description(read_checkpoint(path)).adapter
+    assert origin is not None
+    assert origin.base_sha256 == read != fingerprint_weights(base)
+    with pytest.raises(InputError, match="holds adapters for another base"):
+        load_model(path)

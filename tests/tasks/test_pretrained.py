@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_gpt_kit import (
+    GPT,
     GPTConfig,
     InputError,
     LanguageModeling,
@@ -302,3 +303,18 @@ def test_base_is_found_again_wherever_one_is(
     monkeypatch.chdir(tmp_path)
     assert task.adapters is not None
     assert task.adapters.base == str(base)
+
+
+def test_network_of_a_subclass_gets_the_pretrained_weights(base: Path) -> None:
+    class Wider(LanguageModeling):
+        def build_model(self, config: GPTConfig) -> GPT:
+            model = GPT(config)
+            model.register_parameter("added", torch.nn.Parameter(torch.ones(3)))
+            return model
+
+    task = Wider(pretrained=str(base))
+    task.configure_model()
+    model, _ = load_model(base)
+    state = task.network.state_dict()
+    assert torch.equal(state.pop("added"), torch.ones(3))
+    assert all(torch.equal(state[name], w) for name, w in model.state_dict().items())
