@@ -190,7 +190,7 @@ def _take_apart(
 ) -> list[_Trained]:
     if name not in layers:
         raise InputError(
-            f"{words.name} adapts '{name}', which is no linear layer of this network; the adapters "
+            f"{words.name} adapts {name!r}, which is no linear layer of this network; the adapters "
             "belong to another base"
         )
     layer = layers[name]
@@ -248,6 +248,6 @@ def _read_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
     for name, tensor in tensors.items():
         parts = NAME.fullmatch(name)
         if parts is None:
-            raise InputError(f"{path}: '{name}' is no tensor of LoRA beside a linear layer")
+            raise InputError(f"{path}: {name!r} is no tensor of LoRA beside a linear layer")
         layers[parts[1]][parts[2]] = tensor.float()
     return layers

@@ -85,12 +85,12 @@ def check_tensors(
             if is_leftover(family, f"{prefix}{theirs}", config.tie_embeddings):
                 continue
             raise InputError(
-                f"{name}: tensor '{theirs}' of shape {source.shape(theirs)} has no place in this "
+                f"{name}: tensor {theirs!r} of shape {source.shape(theirs)} has no place in this "
                 "network; config.json and weights do not belong together"
             )
         if source.shape(theirs) != slot.shape:
             raise InputError(
-                f"{name}: tensor '{theirs}' has shape {source.shape(theirs)}, config.json says "
+                f"{name}: tensor {theirs!r} has shape {source.shape(theirs)}, config.json says "
                 f"{slot.shape}"
             )
     if missing:

@@ -74,7 +74,7 @@ class SafetensorsFolder:
                 piece: Tensor = self._file(name).get_slice(name)[start : start + rows]
                 if not piece.is_floating_point():
                     raise InputError(
-                        f"{self._files[name]}: tensor '{name}' is of {piece.dtype}; quantised "
+                        f"{self._files[name]}: tensor {name!r} is of {piece.dtype}; quantised "
                         "weights are not supported"
                     )
                 self._num_read += piece.nbytes
@@ -107,7 +107,7 @@ def _read_index(index: Path) -> dict[str, Path]:
         there = set(_names(path))
         for name in (name for name, place in shards.items() if place == path):
             if name not in there:
-                raise InputError(f"{path} has no tensor '{name}', which {index.name} says it holds")
+                raise InputError(f"{path} has no tensor {name!r}, which {index.name} says it holds")
     return shards
 
 

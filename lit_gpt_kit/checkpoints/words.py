@@ -81,7 +81,7 @@ def activation(word: str, names: dict[str, str]) -> Translator:
     def read(words: Words) -> Fields:
         name = words[word]
         if name not in names:
-            raise InputError(f"{word}='{name}' is not supported{did_you_mean(str(name), names)}")
+            raise InputError(f"{word}={name!r} is not supported{did_you_mean(str(name), names)}")
         return {"mlp": names[name]}
 
     def write(config: GPTConfig) -> Words:
@@ -96,7 +96,7 @@ def gemma_activation() -> Translator:
     def read(words: Words) -> Fields:
         name = words.get("hidden_activation") or words.get("hidden_act")
         if name not in ("gelu", "gelu_pytorch_tanh"):
-            raise InputError(f"hidden_activation='{name}' is not supported; known: gelu")
+            raise InputError(f"hidden_activation={name!r} is not supported; known: gelu")
         return {"mlp": "geglu_tanh"}
 
     def write(config: GPTConfig) -> Words:
@@ -309,7 +309,7 @@ def _windows(
         ]
     for name in layer_types:
         if name not in LAYER_TYPES:
-            raise InputError(f"layer_types has '{name}'{did_you_mean(name, LAYER_TYPES)}")
+            raise InputError(f"layer_types has {name!r}{did_you_mean(name, LAYER_TYPES)}")
     pattern = tuple(LAYER_TYPES[name] for name in layer_types)
     return {"sliding_window": words["sliding_window"], "attention_pattern": pattern}
 

@@ -22,6 +22,8 @@ def build_wandb_logger(run_dir: Path, name: str) -> WandbLogger:
     """
     import wandb
 
+    # W&B's service writes from the folder that it was once started in.
+    run_dir = run_dir.absolute()
     _make(run_dir)
     quiet = wandb.Settings(silent=True, console="off", init_timeout=NETWORK_SECONDS)
     mode = wandb.setup(quiet).settings.mode  # what WANDB_MODE says

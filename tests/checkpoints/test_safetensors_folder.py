@@ -231,6 +231,12 @@ def test_a_header_that_lies_of_a_tensor(whole: Path, damaged: Path, key: str, va
     assert_loads_or_refuses(damaged)
 
 
+def test_a_name_of_two_lines(whole: Path, damaged: Path) -> None:
+    renamed = {NAME: "a\nb"}
+    change_header(damaged, whole, lambda h: {renamed.get(name, name): h[name] for name in h})
+    assert r"'a\nb'" in refusal(damaged)
+
+
 @pytest.mark.parametrize(
     "header",
     [[], None, 5, {}, {"__metadata__": {}}, {"__metadata__": 5}, {NAME: None}, {NAME: {}}],
