@@ -1,6 +1,7 @@
 """Shared by all tests: shape annotations are executed, real data is found or skipped by name."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,19 @@ def shared_data(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"real data {name} is not beside this checkout (looked in {SHARED_DATA})")
     return path
+
+
+@pytest.fixture
+def fresh_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """W&B as a new process finds it: it reads its mode once, and keeps the run of another test."""
+    import wandb
+
+    wandb.finish()
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    yield
+    wandb.finish()
+    wandb.teardown()
 
 
 @pytest.fixture

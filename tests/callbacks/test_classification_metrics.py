@@ -356,6 +356,7 @@ def test_pictures_stand_at_the_step_of_their_numbers(tmp_path: Path, clouds: Row
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_wandb")
 def test_pictures_in_a_wandb_run(tmp_path: Path) -> None:
     logger = WandbLogger(save_dir=tmp_path, offline=True)
     trainer = make_trainer(tmp_path, 1, callbacks=[ClassificationMetrics()], logger=logger)
