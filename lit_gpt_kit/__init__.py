@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lit_gpt_kit.model.config import GPTConfig as GPTConfig
     from lit_gpt_kit.model.gpt import GPT as GPT
     from lit_gpt_kit.model.lora import LoRAConfig as LoRAConfig
+    from lit_gpt_kit.optim.muon import MuonAdamW as MuonAdamW
     from lit_gpt_kit.optim.schedules import WarmupCosine as WarmupCosine
     from lit_gpt_kit.optim.schedules import WarmupLinear as WarmupLinear
     from lit_gpt_kit.optim.schedules import WarmupStableDecay as WarmupStableDecay
@@ -46,6 +47,7 @@ _HOMES = {
     "InstructionDataModule": "data.instruction",
     "LanguageModeling": "tasks.language_modeling",
     "LoRAConfig": "model.lora",
+    "MuonAdamW": "optim.muon",
     "SamplingConfig": "generation.sampling",
     "SequenceClassification": "tasks.classification",
     "Task": "tasks.base",

@@ -35,6 +35,7 @@ PUBLIC_NAMES = {
     "InstructionDataModule",
     "LanguageModeling",
     "LoRAConfig",
+    "MuonAdamW",
     "SamplingConfig",
     "SequenceClassification",
     "TextDataModule",

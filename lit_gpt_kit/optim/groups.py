@@ -12,6 +12,9 @@ from lit_gpt_kit.patterns import matches, short_names
 
 LAYER = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 EMBEDDING = re.compile(r"(?:^|\.)(token|position)_embedding\.")
+PARTS = ("hidden", "embeddings", "head", "vectors")
+"""What a parameter is: a matrix within the blocks, one that tokens or positions are looked up in,
+another matrix, or a gain or bias."""
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -44,7 +47,7 @@ def decay_groups(
     layer_lr_decay: float = 1.0,
     num_layers: int = 0,
 ) -> list[dict[str, Any]]:
-    """Matrices, which the optimiser's weight decay falls on, and the rest, without; by layer.
+    """Parameters by their part in the network, and by layer; decay falls on matrices alone.
 
     Decay shrinks what a product can undo elsewhere; biases and the gains of norms have no such
     partner (Radford et al. 2018 and every GPT since decay matrices alone).
@@ -61,29 +64,37 @@ def decay_groups(
 
     Returns:
         Groups that any torch optimiser takes, the fastest first; one without parameters is left
-        out. Beside the parameters each has a `name`, and its share of the rate as `lr_scale`,
-        which `scale_rates` puts into effect.
+        out. Beside the parameters each has a `name`, its `part` (of PARTS), by which an optimiser
+        may treat it, and its share of the rate as `lr_scale`, which `scale_rates` puts into effect.
 
     Raises:
         InputError: `layer_lr_decay` is out of range.
     """
     if not 0.0 < layer_lr_decay <= 1.0:
         raise InputError(f"layer_lr_decay={layer_lr_decay} must be above 0 and at most 1")
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, int], dict[str, Any]] = {}
     for name, parameter in parameters:
         if not parameter.requires_grad:
             continue
         depth = 0 if layer_lr_decay == 1.0 else _depth(name, num_layers)
-        is_matrix = parameter.ndim >= 2
-        group = groups.setdefault((depth, not is_matrix), {"params": []})
-        group["params"].append(parameter)
-    for (depth, is_rest), group in groups.items():
+        key = depth, PARTS.index(_part(name, parameter))
+        groups.setdefault(key, {"params": []})["params"].append(parameter)
+    for (depth, part), group in groups.items():
         place = f"depth {depth}: " if layer_lr_decay < 1.0 else ""
-        group["name"] = place + ("vectors" if is_rest else "matrices")
+        group["name"] = place + PARTS[part]
+        group["part"] = PARTS[part]
         group["lr_scale"] = layer_lr_decay**depth
-        if is_rest:
+        if PARTS[part] == "vectors":
             group["weight_decay"] = 0.0
     return [groups[key] for key in sorted(groups)]
+
+
+def _part(name: str, parameter: nn.Parameter) -> str:
+    if parameter.ndim < 2:
+        return "vectors"
+    if LAYER.search(name):
+        return "hidden"
+    return "embeddings" if EMBEDDING.search(name) else "head"
 
 
 def scale_rates(optimizer: Optimizer) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Self
 
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -218,8 +219,13 @@ class Task(ExactStep):
         if schedule is None:
             return optimizer
         total_steps = self.trainer.estimated_stepping_batches
-        if hasattr(schedule, "set_total_steps") and total_steps != float("inf"):
+        if hasattr(schedule, "set_total_steps") and 0 < total_steps < float("inf"):
             schedule.set_total_steps(int(total_steps))
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]  # a connector's
+        timers = [c for c in callbacks if isinstance(c, Timer)]  # what trainer.max_time adds
+        if timers and isinstance(schedule, WarmupSchedule):
+            elapsed, remaining = timers[0].time_elapsed(), timers[0].time_remaining()
+            schedule.set_total_seconds(elapsed + (remaining or 0.0))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # ---- checkpoints ----

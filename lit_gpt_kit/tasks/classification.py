@@ -30,8 +30,8 @@ class SequenceClassification(Task):
 
     Args:
         gpt: the network; with `pretrained`, only its `dropout` counts.
-        optimizer: any torch optimiser; it gets its parameters in two groups, matrices and the
-            rest, and its weight decay falls on matrices alone.
+        optimizer: any torch optimiser; it gets a group of parameters for each part (hidden
+            matrices, embeddings, head, vectors), and its weight decay falls on matrices alone.
         lr_schedule: learning-rate schedule, stepped every optimiser step; constant by default.
         pretrained: the MODEL to start from: a Hugging Face folder or hub name, a .gguf, a run
             folder or a .ckpt.

@@ -1,13 +1,16 @@
 """ExactStep: the loss of an optimiser step, whatever micro-batches and ranks it is spread over."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.steps import step_is_logged
 
 
@@ -25,8 +28,9 @@ class ExactStep(LightningModule):
         self.num_tokens_seen = 0
         self._step_nll: Tensor | None = None
         self._step_targets: Tensor | None = None
-        self._step_tokens = 0
+        self._step_tokens = self._last_step_tokens = 0
         self._step_loss: Tensor | None = None
+        self._clock = 0.0
         self._seed = 0
 
     def compute_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -45,6 +49,10 @@ class ExactStep(LightningModule):
     def on_fit_start(self) -> None:
         """Take the run's seed."""
         self._seed = torch.initial_seed()
+
+    def on_train_start(self) -> None:
+        """Start the clock."""
+        self._clock = time.monotonic()
 
     @contextmanager
     def _random_numbers_of_step(self, batch_idx: int) -> Iterator[None]:
@@ -86,7 +94,8 @@ class ExactStep(LightningModule):
         num_targets = num_targets.where(num_targets > 0, 1.0)
         self._scale_gradients(optimizer, expected / num_targets)
         self._step_loss = nll / num_targets
-        self.num_tokens_seen += self._step_tokens * self.trainer.world_size
+        self._last_step_tokens = self._step_tokens * self.trainer.world_size
+        self.num_tokens_seen += self._last_step_tokens
         self._step_tokens = 0
 
     def configure_gradient_clipping(
@@ -114,6 +123,25 @@ class ExactStep(LightningModule):
             torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
         if is_logged:
             self._log_step(float(optimizer.param_groups[0]["lr"]), norm)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Tell our schedules how far the run has come; one that is over ends it."""
+        if isinstance(scheduler, WarmupSchedule):
+            scheduler.advance(self._last_step_tokens, self._seconds_of_step(scheduler.unit))
+            if scheduler.is_over:
+                self.trainer.should_stop = True
+        super().lr_scheduler_step(scheduler, metric)
+
+    def _seconds_of_step(self, unit: str) -> float:
+        now = time.monotonic()
+        seconds, self._clock = now - self._clock, now
+        if unit == "seconds" and self.trainer.world_size > 1:
+            # Clocks differ, and ranks with rates of their own would drift apart.
+            mean = self.trainer.strategy.reduce(
+                torch.tensor(seconds, dtype=torch.float64, device=self.device), reduce_op="mean"
+            )
+            seconds = float(mean)
+        return seconds
 
     def _log_step(self, lr: float, norm: Tensor | None) -> None:
         self.log("train/lr", lr)

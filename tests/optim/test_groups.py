@@ -1,5 +1,7 @@
 """Weight decay falls on matrices alone, rates on layers, and what is frozen stays."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -28,20 +30,32 @@ def names(model: nn.Module, parameters: list[nn.Parameter]) -> set[str]:
 
 def test_matrices_decay_and_the_rest_does_not() -> None:
     model = GPT(CONFIG)
-    decayed, rest = decay_groups(model.named_parameters())
-    assert names(model, decayed["params"]) == MATRICES
+    *decayed, rest = decay_groups(model.named_parameters())
+    assert names(model, [p for group in decayed for p in group["params"]]) == MATRICES
     every_name = {name for name, _ in model.named_parameters()}
     assert names(model, rest["params"]) == every_name - MATRICES
-    assert "weight_decay" not in decayed  # the optimiser's own
+    assert all("weight_decay" not in group for group in decayed)  # the optimiser's own
     assert rest["weight_decay"] == 0.0
+
+
+def test_each_part_has_a_group() -> None:
+    model = GPT(replace(CONFIG, tie_embeddings=False))
+    groups = {group["part"]: group for group in decay_groups(model.named_parameters())}
+    assert list(groups) == ["hidden", "embeddings", "head", "vectors"]
+    assert all(group["name"] == part for part, group in groups.items())
+    embeddings = {"token_embedding.weight", "position_embedding.weight"}
+    assert names(model, groups["embeddings"]["params"]) == embeddings
+    assert names(model, groups["head"]["params"]) == {"lm_head.weight"}
+    assert names(model, groups["hidden"]["params"]) == MATRICES - embeddings
 
 
 def test_frozen_parameters_are_left_out() -> None:
     model = GPT(CONFIG)
     model.token_embedding.weight.requires_grad_(False)
     model.norm.bias.requires_grad_(False)
-    decayed, rest = decay_groups(model.named_parameters())
-    assert names(model, decayed["params"]) == MATRICES - {"token_embedding.weight"}
+    *decayed, rest = decay_groups(model.named_parameters())
+    trained = names(model, [p for group in decayed for p in group["params"]])
+    assert trained == MATRICES - {"token_embedding.weight"}
     assert "norm.bias" not in names(model, rest["params"])
     assert "norm.weight" in names(model, rest["params"])
 
@@ -100,7 +114,7 @@ def test_deeper_layers_learn_slower() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.8
     group_names = [group["name"] for group in optimizer.param_groups]
     assert len(set(group_names)) == len(group_names)
-    assert group_names[:3] == ["depth 0: matrices", "depth 0: vectors", "depth 1: matrices"]
+    assert group_names[:3] == ["depth 0: head", "depth 0: vectors", "depth 1: hidden"]
 
 
 def test_what_is_frozen_still_counts_as_a_layer() -> None:
@@ -132,8 +146,13 @@ def test_a_step_follows_the_rates_and_the_schedule() -> None:
 def test_without_decay_by_layer_all_rates_are_one() -> None:
     optimizer = torch.optim.SGD(decay_groups(Task().named_parameters()), lr=0.8)
     scale_rates(optimizer)
-    assert [group["name"] for group in optimizer.param_groups] == ["matrices", "vectors"]
-    assert [group["lr"] for group in optimizer.param_groups] == [0.8, 0.8]
+    assert [group["name"] for group in optimizer.param_groups] == [
+        "hidden",
+        "embeddings",
+        "head",
+        "vectors",
+    ]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.8] * 4
 
 
 def test_groups_of_others_keep_their_rate() -> None:

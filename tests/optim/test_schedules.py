@@ -1,7 +1,9 @@
 """Learning-rate schedules against closed forms, and what a continued run makes of them."""
 
 import math
+import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +139,8 @@ def test_a_restored_schedule_goes_on_alike(kind: type[WarmupSchedule], stop: int
 def test_the_state_is_where_it_stands_alone() -> None:
     schedule = WarmupCosine(make_optimizer(0.2), warmup_steps=3, total_steps=25)
     rates_of(schedule, 5)
-    assert schedule.state_dict() == {"last_epoch": 5, "_step_count": 6}
+    place = {"last_epoch": 5, "_step_count": 6, "position": 0.0, "start": 0.0}
+    assert schedule.state_dict() == place
 
 
 def test_a_restored_schedule_has_the_shape_configured_now() -> None:
@@ -171,6 +174,13 @@ def test_total_steps_known_late_take_hold_at_once() -> None:
         (WarmupLinear, {"min_factor": 1.5}, "min_factor=1.5 must be between 0 and 1"),
         (WarmupCosine, {"min_factor": -0.1}, "min_factor=-0.1 must be between 0 and 1"),
         (WarmupStableDecay, {"decay_fraction": 2.0}, "decay_fraction=2.0 must be between 0 and 1"),
+        (WarmupLinear, {"total_steps": 0}, "total_steps=0 must be above 0"),
+        (WarmupLinear, {"total_tokens": -5}, "total_tokens=-5 must be above 0"),
+        (
+            WarmupCosine,
+            {"total_tokens": 5, "total_seconds": 2.0},
+            "total_tokens and total_seconds are both given; a run has one length",
+        ),
     ],
 )
 def test_numbers_out_of_range_are_refused(
@@ -179,6 +189,55 @@ def test_numbers_out_of_range_are_refused(
     with pytest.raises(InputError) as caught:
         kind(make_optimizer(0.1), **values)
     assert str(caught.value) == message
+
+
+# ---- by tokens, by seconds ----
+
+
+@pytest.mark.parametrize("unit", ["tokens", "seconds"])
+@pytest.mark.parametrize("kind", [WarmupCosine, WarmupLinear, WarmupStableDecay])
+def test_even_steps_are_a_schedule_by_steps(kind: type[WarmupSchedule], unit: str) -> None:
+    by_steps = kind(make_optimizer(0.2), warmup_steps=3, total_steps=20, min_factor=0.1)
+    total = {"total_tokens": 2000} if unit == "tokens" else {"total_seconds": 10.0}
+    schedule = kind(make_optimizer(0.2), warmup_steps=3, min_factor=0.1, **total)
+    rates = []
+    for _ in range(22):
+        rates.append(schedule.optimizer.param_groups[0]["lr"])
+        assert schedule.is_over == (len(rates) > 20)
+        schedule.optimizer.step()
+        schedule.advance(100, 0.5)
+        schedule.step()
+    assert rates == pytest.approx(rates_of(by_steps, 22))
+
+
+def test_steps_of_other_sizes_count_as_they_are() -> None:
+    schedule = WarmupLinear(make_optimizer(1.0), total_tokens=100)
+    rates = []
+    for num_tokens in (10, 50, 20, 30):
+        rates.append(schedule.optimizer.param_groups[0]["lr"])
+        schedule.optimizer.step()
+        schedule.advance(num_tokens, 1.0)
+        schedule.step()
+    assert rates == pytest.approx([1.0, 0.9, 0.4, 0.2])
+    assert schedule.is_over
+
+
+def test_a_schedule_by_seconds_is_restored() -> None:
+    def some_steps(schedule: WarmupSchedule, num_steps: int) -> list[float]:
+        rates = []
+        for _ in range(num_steps):
+            rates.append(schedule.optimizer.param_groups[0]["lr"])
+            schedule.optimizer.step()
+            schedule.advance(7, 0.3)
+            schedule.step()
+        return rates
+
+    through = WarmupCosine(make_optimizer(0.2), warmup_steps=2, total_seconds=6.0)
+    schedule = WarmupCosine(make_optimizer(0.2), warmup_steps=2, total_seconds=6.0)
+    before = some_steps(schedule, 5)
+    restored = WarmupCosine(make_optimizer(0.2), warmup_steps=2, total_seconds=6.0)
+    restored.load_state_dict(schedule.state_dict())
+    assert before + some_steps(restored, 20) == some_steps(through, 25)
 
 
 # ---- in a run ----
@@ -262,7 +321,7 @@ def test_what_is_configured_wins_over_the_checkpoint(tmp_path: Path) -> None:
     assert record.rates == pytest.approx(expected)
     for group in record.groups:
         assert (group["betas"], group["weight_decay"], group["eps"]) == ((0.8, 0.95), 0.2, 1e-6)
-    assert trainer.optimizers[0].param_groups[1]["weight_decay"] == 0.0
+    assert trainer.optimizers[0].param_groups[-1]["weight_decay"] == 0.0
     steps = {int(state["step"]) for state in trainer.optimizers[0].state.values()}
     assert steps == {12}  # the moments went on
 
@@ -271,3 +330,44 @@ def test_without_a_schedule_the_configured_rate_wins(tmp_path: Path) -> None:
     before, _ = fit(tmp_path, 3, None, lr=0.01)
     after, _ = fit(tmp_path, 6, None, ckpt_path=tmp_path / "end.ckpt", lr=0.03)
     assert (before.rates, after.rates) == ([0.01] * 3, [0.03] * 3)
+
+
+def test_a_run_ends_with_its_tokens(tmp_path: Path) -> None:
+    # A step has 8 tokens.
+    record, trainer = fit(tmp_path, -1, lambda opt: WarmupLinear(opt, total_tokens=80), lr=1.0)
+    assert trainer.global_step == 10
+    assert record.rates == pytest.approx([1 - step / 10 for step in range(10)])
+    again, trainer = fit(
+        tmp_path,
+        -1,
+        lambda opt: WarmupLinear(opt, total_tokens=120),
+        ckpt_path=tmp_path / "end.ckpt",
+        lr=1.0,
+    )
+    assert trainer.global_step == 15
+    assert again.rates == pytest.approx([1 - step / 15 for step in range(10, 15)])
+
+
+def test_a_run_ends_with_its_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)) / 2)
+    monkeypatch.setattr("lit_gpt_kit.tasks.exact_step.time", time)
+    record, trainer = fit(tmp_path, -1, lambda opt: WarmupLinear(opt, total_seconds=3.0), lr=1.0)
+    assert trainer.global_step == len(record.rates)
+    assert record.rates[0] == 1.0
+    assert all(a > b for a, b in pairwise(record.rates))
+    assert record.rates[-1] > 0.0
+
+
+def test_a_run_of_a_given_time_falls_over_that_time(tmp_path: Path) -> None:
+    ids = torch.randint(17, (2, 4))
+    task = LanguageModeling(
+        CONFIG, lambda params: torch.optim.AdamW(params, lr=1.0), lambda opt: WarmupLinear(opt)
+    )
+    batches = DataLoader([{"input_ids": ids, "targets": ids}] * 2000, batch_size=None)
+    trainer = make_trainer(tmp_path, -1, max_time="00:00:00:02")
+    trainer.fit(task, batches)
+    (config,) = trainer.lr_scheduler_configs
+    assert config.scheduler.unit == "seconds"
+    assert config.scheduler.total_seconds == pytest.approx(2.0, abs=0.1)
+    assert config.scheduler.get_last_lr()[0] < 0.1

@@ -120,7 +120,7 @@ def test_decay_falls_on_matrices_alone() -> None:
     task.configure_model()
     task.lr_schedule = None
     optimizer: Any = task.configure_optimizers()
-    decayed, rest = optimizer.param_groups
+    decayed, _, rest = optimizer.param_groups
     assert decayed["weight_decay"] > 0
     assert rest["weight_decay"] == 0
     assert {p.ndim for p in decayed["params"]} == {2}
