@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,7 @@ def open_or_build(
                 f"the sources hold no conversation; {len(ids)} rows are left out for an empty text"
             )
         ends = np.cumsum([len(row) for row in ids], dtype=np.int64)
-        arrays = (np.concatenate(ids), np.concatenate(masks), ends)
+        arrays: list[NDArray[Any]] = [np.concatenate(ids), np.concatenate(masks), ends]
         for name, array in zip(FILES, arrays, strict=True):
             with (unfinished / f"{name}.npy").open("wb") as file:
                 # Of a full disk np.save says no more than that something was not written.
