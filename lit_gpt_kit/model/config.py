@@ -113,6 +113,8 @@ class GPTConfig:
     """Added to the variance in every normalisation."""
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies."""
+    use_token_shift: bool = False
+    """Each token's embedding also holds a learned share of the one before it."""
     end_token_id: int | None = None
     """The token that ends a document; generation stops there. Left out, it is the tokenizer's."""
 

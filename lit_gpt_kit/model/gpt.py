@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from lit_gpt_kit.model.kv_cache import KVCache
 from lit_gpt_kit.model.mlp import MLP
 from lit_gpt_kit.model.norm import build_norm
 from lit_gpt_kit.model.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
+from lit_gpt_kit.model.token_shift import TokenShift
 from lit_gpt_kit.model.view import View, view_row
 
 
@@ -87,6 +89,7 @@ class GPT(nn.Module):
             self.rotary = RotaryPositions(config, config.rope_theta, config.rope_scaling)
             if config.window_rope_theta is not None:
                 self.window_rotary = RotaryPositions(config, config.window_rope_theta)
+        self.token_shift = TokenShift(config.embed_dim) if config.use_token_shift else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = build_norm(config)
@@ -191,6 +194,8 @@ class GPT(nn.Module):
         if self.config.scale_embeddings:
             # Rounded to the weights' own type first, as the networks that do this were trained.
             x = x * torch.tensor(self.config.embed_dim**0.5, dtype=x.dtype).item()
+        if self.token_shift is not None:
+            x = self.token_shift(x, self._embeddings_before(x, input_ids, document_ids, cache))
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         x = self.dropout(x)
@@ -200,6 +205,23 @@ class GPT(nn.Module):
             cache.lengths = [old + new for old, new in zip(cache.lengths, counts, strict=True)]
         hidden: Tensor = self.norm(x)
         return hidden
+
+    def _embeddings_before(
+        self,
+        x: Tensor,
+        input_ids: Tensor,
+        document_ids: Tensor | None,
+        cache: KVCache | None,
+    ) -> Tensor:
+        """The embedding of the token before each, zero where there is none."""
+        before = F.pad(x[:, :-1], (0, 0, 1, 0))
+        if document_ids is not None:
+            is_start = document_ids[:, 1:] != document_ids[:, :-1]
+            before[:, 1:].masked_fill_(is_start[..., None], 0.0)
+        if cache is not None:
+            last_ids, is_first = cache.last_ids(input_ids)
+            before[:, 0] = self.token_embedding(last_ids).masked_fill(is_first[:, None], 0.0)
+        return before
 
     def _view(
         self,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lit_gpt_kit.model.config import AttentionKind, GPTConfig
@@ -55,11 +55,23 @@ class KVCache:
             self.keys.append(torch.zeros(shape, device=device, dtype=dtype))
             self.values.append(torch.zeros(shape, device=device, dtype=dtype))
         self.device = torch.device(device)
+        # The tokens themselves, for a network that looks at the one before each.
+        self._ids = torch.zeros((batch_size, max_len + 1), dtype=torch.int64, device=device)
 
     def positions(self, num_new: int) -> Int[Tensor, "batch num_new"]:
         """The places that the next `num_new` tokens of each row will take."""
         starts = torch.tensor(self.lengths, device=self.device)
         return starts[:, None] + torch.arange(num_new, device=self.device)
+
+    def last_ids(
+        self, input_ids: Int[Tensor, "batch seq"]
+    ) -> tuple[Int[Tensor, " batch"], Bool[Tensor, " batch"]]:
+        """The last token that each row holds, and whether it holds none; remembers the new ones."""
+        # Padding goes beyond its row's end, to where the next tokens will go.
+        slots = self.positions(input_ids.shape[1]).clamp(max=self._ids.shape[1] - 1)
+        last = self._ids.gather(1, (slots[:, :1] - 1).clamp(min=0))[:, 0]
+        self._ids.scatter_(1, slots, input_ids)
+        return last, slots[:, 0] == 0
 
     def view(
         self, kind: AttentionKind, positions: Int[Tensor, "batch seq"], counts: Sequence[int]

@@ -94,6 +94,8 @@ def _count(config: GPTConfig, num_experts: int | None) -> int:
     embeddings = vocab_size_of(config) * (1 if config.tie_embeddings else 2)
     if config.position == "learned":
         embeddings += config.block_size
+    if config.use_token_shift:
+        embeddings += 1  # a share for each number
     norm = embed * (2 if config.norm == "layernorm" and config.use_bias else 1)
     norms_of_layer = norm * (4 if config.norm_placement == "both" else 2)
     if config.use_qk_norm:

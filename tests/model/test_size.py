@@ -44,7 +44,13 @@ def test_counts_what_is_built(data: st.DataObject) -> None:
     assume(num_experts is None or "glu" in mlp)
     flags = {
         name: draw(True, False)
-        for name in ("use_bias", "use_qk_norm", "tie_embeddings", "use_parallel_residual")
+        for name in (
+            "use_bias",
+            "use_qk_norm",
+            "tie_embeddings",
+            "use_parallel_residual",
+            "use_token_shift",
+        )
     }
     biases = {name: draw(None, True, False) for name in ("use_qkv_bias", "use_out_bias")}
     config = GPTConfig(
