@@ -97,6 +97,25 @@ def test_stopped_run_ends_bit_for_bit_alike(
         assert torch.equal(value, actual[name]), name
 
 
+def test_every_step_micro_batch_and_rank_draws_its_own_numbers(
+    make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[float] = []
+    task = make_task(DROPOUT)
+    compute_loss = task.compute_loss
+
+    def draw_first(batch: Any) -> Any:
+        drawn.append(float(torch.rand(())))
+        return compute_loss(batch)
+
+    monkeypatch.setattr(task, "compute_loss", draw_first)
+    for rank in (0, 1):
+        monkeypatch.setattr(Trainer, "global_rank", property(lambda self, rank=rank: rank))
+        trainer = make_trainer(tmp_path, 3, accumulate_grad_batches=2)
+        trainer.fit(task, make_data())
+    assert len(drawn) == len(set(drawn)) == 2 * 3 * 2
+
+
 FINETUNING: dict[str, Any] = {
     "gpt": GPTConfig(dropout=0.1),
     "optimizer": lambda params: torch.optim.AdamW(params, lr=1e-2),
