@@ -165,6 +165,8 @@ def memory_to_train(
         activations += width * lora_rank * sum(m.number for m in visited)
     # The last norm's input and output, and where the stream begins.
     activations += config.embed_dim * (_norm_bytes(config, precision) + width)
+    if config.use_token_shift:  # the embeddings before each
+        activations += config.embed_dim * WEIGHT_BYTES[precision]
     activations *= num_tokens
     logits = min(num_tokens * vocab_size_of(config), max(MAX_LOGITS, vocab_size_of(config)))
     # In float32, and once more as their logarithms; beside them as the head made them.

@@ -150,6 +150,7 @@ KEPT: dict[str, dict[str, Any]] = {
     "gemma": {**LLAMA, "use_norm_offset": True, "mlp": "geglu_tanh"},
     "gemma2": {**LLAMA, "norm_placement": "both", "attention_softcap": 50.0},
     "neox": {"position": "rotary", "rotary_fraction": 0.25, "use_parallel_residual": True},
+    "shifted": {**LLAMA, "use_token_shift": True},
     "experts": {**LLAMA, "num_experts": 8, "num_active_experts": 2},
 }
 
