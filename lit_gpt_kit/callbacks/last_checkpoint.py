@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lit_gpt_kit.steps import step_is_done
+from lit_gpt_kit.steps import step_is_done, validation_follows
 
 
 class LastCheckpoint(Checkpoint):
@@ -48,8 +48,13 @@ class LastCheckpoint(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save where `every_n_steps` says so and the step is complete."""
+        """Save where `every_n_steps` says so or the run stops, and the step is complete.
+
+        Of a run that stops in mid-epoch Lightning later says that the epoch is complete.
+        """
         is_due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0
+        stops = trainer.should_stop or trainer.global_step == trainer.max_steps
+        is_due = is_due or (stops and not validation_follows(trainer, batch_idx))
         if is_due and step_is_done(trainer, batch_idx):
             self.save(trainer)
 

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
-from lit_gpt_kit.steps import step_is_done
+from lit_gpt_kit.steps import step_is_done, validation_follows
 
 
 class StopOnInterrupt(Callback):
@@ -44,7 +44,7 @@ class StopOnInterrupt(Callback):
         batch_idx: int,
     ) -> None:
         """Stop, if the step is complete and no validation belongs to it."""
-        if step_is_done(trainer, batch_idx) and not _validation_follows(trainer, batch_idx):
+        if step_is_done(trainer, batch_idx) and not validation_follows(trainer, batch_idx):
             self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,15 +80,3 @@ class StopOnInterrupt(Callback):
                 # Lightning logs a step after this hook, which it will not come to.
                 trainer._logger_connector.update_train_step_metrics()
             raise KeyboardInterrupt
-
-
-def _validation_follows(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether the Trainer validates after this batch."""
-    if not trainer.enable_validation or not trainer.val_check_batch:
-        return False
-    done = batch_idx + 1
-    if trainer.check_val_every_n_epoch is None:
-        done = trainer.fit_loop.total_batch_idx + 1
-    elif (trainer.current_epoch + 1) % trainer.check_val_every_n_epoch:
-        return False
-    return bool(done % trainer.val_check_batch == 0)

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 SAMPLE_TOKENS = 120
@@ -92,6 +93,9 @@ def _describe_training(trainer: Trainer) -> str:
     data: Any = getattr(trainer, "datamodule", None)
     if hasattr(data, "describe_steps"):
         length += f" {data.describe_steps(steps, trainer.world_size)}"
+    for schedule in (config.scheduler for config in trainer.lr_scheduler_configs):
+        if isinstance(schedule, WarmupSchedule) and schedule.unit != "steps":
+            length = f"{schedule.total:,g} {schedule.unit}"
     devices = f"{trainer.num_devices} x " if trainer.num_devices > 1 else ""
     return f"{length}, {trainer.precision} on {devices}{trainer.strategy.root_device.type}"
 

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.steps import step_is_done, step_is_logged
 
 SHOWN = ("train/loss", "train/tokens_per_second")
@@ -35,8 +36,7 @@ class ProgressLines(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._is_enabled = True
-        self._started = 0.0
-        self._first_step = 0
+        self._started = self._first_share = 0.0
 
     def disable(self) -> None:
         """Print nothing (on every rank but the first)."""
@@ -48,7 +48,7 @@ class ProgressLines(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._started, self._first_step = time.monotonic(), trainer.global_step
+        self._started, self._first_share = time.monotonic(), _share_done(trainer) or 0.0
 
     def on_train_batch_end(
         self,
@@ -78,12 +78,20 @@ class ProgressLines(ProgressBar):
         print(line, file=sys.stderr, flush=True)
 
     def _time_left(self, trainer: Trainer) -> str:
-        total = trainer.estimated_stepping_batches
-        done = trainer.global_step - self._first_step
-        if total == float("inf") or not done:
+        share = _share_done(trainer)
+        if share is None or share <= self._first_share:
             return ""
-        seconds = (time.monotonic() - self._started) / done * (total - trainer.global_step)
+        seconds = (time.monotonic() - self._started) / (share - self._first_share) * (1 - share)
         return f"{timedelta(seconds=round(seconds))} left"
+
+
+def _share_done(trainer: Trainer) -> float | None:
+    """How far the run has come; None where it has no end."""
+    total = trainer.estimated_stepping_batches
+    shares = [] if total == float("inf") else [trainer.global_step / max(1, total)]
+    schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+    own = [s.share_done for s in schedules if isinstance(s, WarmupSchedule) and s.unit != "steps"]
+    return max([*shares, *(share for share in own if share is not None)], default=None)
 
 
 def _short(value: float) -> str:

@@ -55,7 +55,10 @@ class TrainLoader:
         return max(1, steps) * self.batches_per_step
 
     def __iter__(self) -> Iterator[Batch]:
-        return (self.batch(number) for number in itertools.count(self.first_batch()))
+        # Asked at the first batch and not before: Lightning makes an iterator before it has loaded
+        # the checkpoint that says where training stands.
+        for number in itertools.count(self.first_batch()):
+            yield self.batch(number)
 
     def batch(self, number: int) -> Batch:
         """The rows of micro-batch `number` that fall to this rank."""

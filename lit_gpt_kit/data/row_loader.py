@@ -59,7 +59,10 @@ class RowTrainLoader:
         return steps_per_epoch(len(self.lengths), self.rows_per_step) * self.batches_per_step
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self.batch(number) for number in itertools.count(self.first_batch()))
+        # Asked at the first batch and not before: Lightning makes an iterator before it has loaded
+        # the checkpoint that says where training stands.
+        for number in itertools.count(self.first_batch()):
+            yield self.batch(number)
 
     def batch(self, number: int) -> dict[str, Any]:
         """The rows of micro-batch `number` that fall to this rank."""

@@ -56,8 +56,9 @@ class WarmupSchedule(LRScheduler):
         self.total_steps = total_steps
         self.min_factor = min_factor
         self.total_tokens, self.total_seconds = total_tokens, total_seconds
-        # Tokens or seconds so far, and as the warm-up ended.
-        self._position = self._start = 0.0
+        # So far, and as the warm-up ended; both, since a continued run may be counted otherwise.
+        self._done = {"tokens": 0.0, "seconds": 0.0}
+        self._start = dict(self._done)
         super().__init__(optimizer)
 
     @property
@@ -70,16 +71,23 @@ class WarmupSchedule(LRScheduler):
     @property
     def is_over(self) -> bool:
         """The tokens or seconds are used up; a run counted in steps ends by itself."""
-        total = self.total_tokens or self.total_seconds
-        return total is not None and self._position >= total
+        return self.unit != "steps" and self.share_done == 1.0
+
+    @property
+    def share_done(self) -> float | None:
+        """How far the run has come, from 0 to 1; None where nobody knows how long it is."""
+        if self.unit == "steps":
+            return (
+                None if self.total_steps is None else min(1.0, self.last_epoch / self.total_steps)
+            )
+        return min(1.0, self._done[self.unit] / self.total)
 
     def advance(self, num_tokens: int, seconds: float) -> None:
         """Count a step's tokens and seconds, before `step()`; the same on every rank."""
-        if self.unit == "steps":
-            return
-        self._position += num_tokens if self.unit == "tokens" else seconds
+        self._done["tokens"] += num_tokens
+        self._done["seconds"] += seconds
         if self.last_epoch < self.warmup_steps:
-            self._start = self._position
+            self._start = dict(self._done)
 
     def factor(self, step: int) -> float:
         """Share of the full learning rate at `step`, counted from 0."""
@@ -89,8 +97,12 @@ class WarmupSchedule(LRScheduler):
             if self.total_steps is None:
                 return 1.0
             return self.decay_factor(float(step), float(self.warmup_steps), float(self.total_steps))
-        total = float(self.total_tokens or self.total_seconds or 0)
-        return self.decay_factor(self._position, self._start, total)
+        return self.decay_factor(self._done[self.unit], self._start[self.unit], self.total)
+
+    @property
+    def total(self) -> float:
+        """The tokens or seconds of a run that is not counted in steps."""
+        return float(self.total_tokens or self.total_seconds or 0)
 
     def decay_factor(self, position: float, start: float, total: float) -> float:
         """Share of the full learning rate after the warm-up; all of it, unless overridden.
@@ -127,14 +139,14 @@ class WarmupSchedule(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule stands; what it looks like comes from the configuration."""
         place = {"last_epoch": self.last_epoch, "_step_count": self._step_count}
-        return place | {"position": self._position, "start": self._start}
+        return place | {"done": dict(self._done), "start": dict(self._start)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there, with the rates that are configured now."""
         self.last_epoch = state_dict["last_epoch"]
         self._step_count = state_dict["_step_count"]
-        self._position = state_dict.get("position", 0.0)
-        self._start = state_dict.get("start", 0.0)
+        self._done = dict(state_dict.get("done", self._done))
+        self._start = dict(state_dict.get("start", self._start))
         self._write_rates()
 
     def _write_rates(self) -> None:

@@ -51,8 +51,18 @@ class ExactStep(LightningModule):
         self._seed = torch.initial_seed()
 
     def on_train_start(self) -> None:
-        """Start the clock."""
+        """Start the clock; a run that was over when it was saved stays so."""
         self._clock = time.monotonic()
+        schedules = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        if any(isinstance(s, WarmupSchedule) and s.is_over for s in schedules):
+            self.trainer.should_stop = True
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Have loggers count the steps that were taken.
+
+        Their count is Lightning's own and, after a run that was saved in validation, one behind.
+        """
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step
 
     @contextmanager
     def _random_numbers_of_step(self, batch_idx: int) -> Iterator[None]:

@@ -100,12 +100,12 @@ def saved(folder: Path) -> dict[str, Any]:
 
 
 def test_saved_at_the_end_of_training(tmp_path: Path, data: TextDataModule) -> None:
-    assert saves(tmp_path, data, limit_val_batches=0) == [(5, "end")]
+    assert saves(tmp_path, data, limit_val_batches=0) == [(5, "training")]
     assert saved(tmp_path)["global_step"] == 5
 
 
 def test_saved_after_each_validation(tmp_path: Path, data: TextDataModule) -> None:
-    expected = [(2, "validation"), (4, "validation"), (5, "end")]
+    expected = [(2, "validation"), (4, "validation"), (5, "training")]
     assert saves(tmp_path, data, **VALIDATED) == expected
 
 
@@ -115,20 +115,26 @@ def test_the_end_is_not_saved_twice(tmp_path: Path, data: TextDataModule) -> Non
 
 
 def test_saved_every_n_steps(tmp_path: Path, data: TextDataModule) -> None:
-    expected = [(2, "training"), (4, "training"), (5, "end")]
+    expected = [(2, "training"), (4, "training"), (5, "training")]
     assert saves(tmp_path, data, every_n_steps=2, limit_val_batches=0) == expected
 
 
 def test_steps_are_counted_not_micro_batches(tmp_path: Path, data: TextDataModule) -> None:
     options: dict[str, Any] = {"limit_val_batches": 0, "accumulate_grad_batches": 3}
-    expected = [(2, "training"), (4, "training"), (5, "end")]
+    expected = [(2, "training"), (4, "training"), (5, "training")]
     assert saves(tmp_path, data, every_n_steps=2, **options) == expected
 
 
 def test_a_validations_score_is_saved_though_the_step_is(
     tmp_path: Path, data: TextDataModule
 ) -> None:
-    expected = [(2, "training"), (2, "validation"), (4, "training"), (4, "validation"), (5, "end")]
+    expected = [
+        (2, "training"),
+        (2, "validation"),
+        (4, "training"),
+        (4, "validation"),
+        (5, "training"),
+    ]
     assert saves(tmp_path, data, every_n_steps=2, **VALIDATED) == expected
 
 

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from torch.utils.data import DataLoader
 
-from lit_gpt_kit import GPTConfig, LanguageModeling
+from lit_gpt_kit import GPTConfig, LanguageModeling, WarmupLinear
 from lit_gpt_kit.cli.defaults import complete_callbacks
 from lit_gpt_kit.cli.progress import ProgressLines, StepBar
 from tests.command import run_in_terminal
@@ -40,6 +40,23 @@ def test_a_line_a_logged_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert [match[1] for match in found if match] == ["2", "4", "6"]
     assert found[-1] is not None
     assert found[-1][3] == "0:00:00"
+
+
+@pytest.mark.parametrize("length", [{"total_tokens": 4 * 16}, {"total_seconds": 3600.0}])
+def test_time_left_is_that_of_the_schedule(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], length: dict[str, float]
+) -> None:
+    task = make_task(CONFIG)
+    task.lr_schedule = lambda optimizer: WarmupLinear(optimizer, **length)
+    callbacks = [ProgressLines()]
+    options = {"max_epochs": 5000, "limit_val_batches": 0, "enable_progress_bar": True}
+    max_steps = -1 if "total_tokens" in length else 2
+    trainer = make_trainer(tmp_path, max_steps, callbacks=callbacks, **options)
+    trainer.fit(task, batches(12))
+    last = capsys.readouterr().err.splitlines()[-1]
+    # Of an hour two steps are done, and after them the run is over all the same.
+    assert last.split()[1] == ("4" if "total_tokens" in length else "2/2")
+    assert last.endswith("0:00:00 left")
 
 
 def test_micro_batches_are_no_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,7 +139,8 @@ def test_a_restored_schedule_goes_on_alike(kind: type[WarmupSchedule], stop: int
 def test_the_state_is_where_it_stands_alone() -> None:
     schedule = WarmupCosine(make_optimizer(0.2), warmup_steps=3, total_steps=25)
     rates_of(schedule, 5)
-    place = {"last_epoch": 5, "_step_count": 6, "position": 0.0, "start": 0.0}
+    nothing = {"tokens": 0.0, "seconds": 0.0}
+    place = {"last_epoch": 5, "_step_count": 6, "done": nothing, "start": nothing}
     assert schedule.state_dict() == place
 
 
