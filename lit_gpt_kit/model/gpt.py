@@ -214,7 +214,7 @@ class GPT(nn.Module):
         cache: KVCache | None,
     ) -> Tensor:
         """The embedding of the token before each, zero where there is none."""
-        before = F.pad(x[:, :-1], (0, 0, 1, 0))
+        before = F.pad(x, (0, 0, 1, 0))[:, :-1]
         if document_ids is not None:
             is_start = document_ids[:, 1:] != document_ids[:, :-1]
             before[:, 1:].masked_fill_(is_start[..., None], 0.0)

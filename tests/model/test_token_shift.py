@@ -1,13 +1,17 @@
 """Each token brings along a share of the one before it, however its row is read."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from lit_gpt_kit.checkpoints.export import export_folder
+from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.kv_cache import KVCache
+from lit_gpt_kit.tokenization.training import TokenizerConfig, train_tokenizer
 
 
 @pytest.fixture
@@ -79,6 +83,15 @@ def test_padded_prompts_continue_as_each_alone(model: GPT) -> None:
         alone = model(torch.cat([prompts[row, :length], continuation[row]])[None])[0]
         continued = torch.cat(steps, dim=1)[row]
         torch.testing.assert_close(continued, alone[length:], rtol=1e-4, atol=1e-5)
+
+
+def test_no_other_format_holds_it(random_gpt: Callable[..., GPT], tmp_path: Path) -> None:
+    llama = {"position": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "use_bias": False}
+    model = random_gpt(vocab_size=257, use_token_shift=True, **llama)
+    tokenizer = train_tokenizer(TokenizerConfig("byte"), [])
+    with pytest.raises(InputError, match="use_token_shift"):
+        export_folder(model, tokenizer, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @torch.no_grad()
