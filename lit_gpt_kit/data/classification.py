@@ -125,6 +125,7 @@ class ClassificationDataModule(DataModule):
             self._rows = {"train": whole.select(train), "val": whole.select(val)}
         else:
             self._rows = {"train": whole, "val": self._read(self.val_sources)}
+            self._rows["val"].collator(self._label_map())  # refuses a label that is not learned
         if stage is None and self.test_sources is not None:
             self._rows["test"] = self._read(self.test_sources)
         if stage is None and self.predict_sources is not None:

@@ -140,16 +140,16 @@ class InstructionDataModule(DataModule):
             if sources is not None:
                 store = self._open_store(sources)
                 self.splits[name] = self._split(sources, store, np.arange(len(store.tokens)))
-        for name, split in self.splits.items():
-            # Those of training, `describe` tells.
-            if name != "train" and (losses := split.describe_losses()):
-                rank_zero_warn(f"{name} rows of {', '.join(split.sources)}: {losses}")
         if stage in (None, "fit") and not len(self.splits["train"].rows.numbers):
             cut = ", or cut what is too long (too_long: cut)" if self.too_long == "drop" else ""
             raise InputError(
                 f"no row of {', '.join(self.sources)} is left to train on: "
                 f"{self.splits['train'].describe_losses()}; raise block_size={self.block_size}{cut}"
             )
+        for name, split in self.splits.items():
+            # Those of training, `describe` tells.
+            if name != "train" and (losses := split.describe_losses()):
+                rank_zero_warn(f"{name} rows of {', '.join(split.sources)}: {losses}")
 
     def build_tokenizer(self) -> Tokenizer:
         """The tokenizer, with the chat template that was chosen."""

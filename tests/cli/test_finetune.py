@@ -81,6 +81,82 @@ def test_run_on_conversations_ends_with_an_answer(tuned: Path, tmp_path: Path) -
     assert result.out.splitlines()[-1] == "next: lit-gpt chat 'my run'"
 
 
+def test_a_run_on_conversations_chats(tuned: Path) -> None:
+    result = run(tuned, "chat", "chat", "--max_new_tokens=8", "--seed=0", stdin="say 3\nsay 4\n")
+    assert result.status == 0, result.err
+    assert result.out.strip()
+
+
+def test_conversations_are_predicted_in_the_order_of_the_file(tuned: Path, tmp_path: Path) -> None:
+    chats = [{"prompt": "x" * n, "completion": "y"} for n in (9, 1, 30, 4, 2)]
+    write_jsonl(tmp_path / "new.jsonl", *chats)
+    command = ("predict", "--config=chat.yaml", "--ckpt_path=chat", f"--run_dir={tmp_path}/run")
+    result = run(tuned, *command, f"--data.predict_sources=[{tmp_path}/new.jsonl]")
+    assert result.status == 0, result.err
+    assert "5 rows" in result.out
+    rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").open()]
+    tokenizer = load_model(tuned / "chat")[1]
+    texts = [tokenizer.decode(row["input_ids"]) for row in rows]
+    assert [text.count("x") for text in texts] == [9, 1, 30, 4, 2]
+
+
+def test_answers_are_scored_as_in_training(finetuning: Path) -> None:
+    callback = {
+        "class_path": "lit_gpt_kit.GenerationMetrics",
+        "init_args": {"metrics": ["exact_match", "chrf"], "max_new_tokens": 6},
+    }
+    config = yaml.safe_load((finetuning / "chat.yaml").read_text())
+    config["trainer"]["callbacks"] = [callback]
+    (finetuning / "chat.yaml").write_text(yaml.safe_dump(config))
+    chats = [{"prompt": f"say {i}", "completion": f"{i} it is"} for i in range(6)]
+    write_jsonl(finetuning / "val.jsonl", *chats)
+    flags = ("--data.val_sources=[val.jsonl]", "--data.test_sources=[val.jsonl]")
+    result = run(finetuning, *CHAT, *flags, "--run_dir=mine")
+    assert result.status == 0, result.err
+    with (finetuning / "mine" / "metrics.csv").open() as file:
+        trained = [row["val/chrf"] for row in csv.DictReader(file) if row.get("val/chrf")]
+    result = run(
+        finetuning,
+        "test",
+        "--config=chat.yaml",
+        *flags,
+        "--ckpt_path=mine/checkpoints/last.ckpt",
+        "--run_dir=tested",
+    )
+    assert result.status == 0, result.err
+    tested = json.loads((finetuning / "tested" / "test.json").read_text())
+    assert f"{tested['test/chrf']:.7g}" == trained[-1]
+    (*_, last), (only,) = (
+        sorted((finetuning / name / "generations").glob("*.jsonl")) for name in ("mine", "tested")
+    )
+    assert only.read_text() == last.read_text()
+    assert tested["test/chrf"] > 0
+
+
+def test_muon_tunes_adapters_and_goes_on(finetuning: Path) -> None:
+    config = yaml.safe_load((finetuning / "chat.yaml").read_text())
+    config["model"]["init_args"] |= {
+        "layer_lr_decay": 0.5,
+        "optimizer": {"class_path": "lit_gpt_kit.MuonAdamW", "init_args": {"lr": 0.02}},
+    }
+    (finetuning / "chat.yaml").write_text(yaml.safe_dump(config))
+    for flags in (
+        ("--run_dir=through",),
+        ("--run_dir=parts", "--trainer.max_steps=2"),
+        ("--run_dir=parts", "--ckpt_path=last"),
+    ):
+        result = run(finetuning, *CHAT, *flags)
+        assert result.status == 0, result.err
+    through, parts = (
+        torch.load(finetuning / name / "checkpoints" / "last.ckpt") for name in ("through", "parts")
+    )
+    groups = through["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in groups] == [0.02 * 0.5**depth for depth in (1, 2, 3)]
+    assert all(group["is_muon"] for group in groups)
+    weights = through["state_dict"]
+    assert all(torch.equal(weight, parts["state_dict"][name]) for name, weight in weights.items())
+
+
 def test_config_of_a_run_repeats_it(tuned: Path) -> None:
     for name in ("adapters", "chat"):
         again = run(tuned, "fit", "--config", f"{name}/config.yaml", f"--run_dir={name}-again")

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.cli.test_wrong_input import assert_says, nothing_is_left
-from tests.command import run
+from tests.command import run, run_process
 from tests.finetuning_project import save_base, write_jsonl
 from tests.run_dir import read_metrics
 from tests.transformers_models import build, save
@@ -69,6 +69,13 @@ def test_rows_with_labels(
 ) -> None:
     write_jsonl(finetuning / "rows.jsonl", *rows)
     assert_says(complaint_of(finetuning, *CLASSIFY, *flags), *words)
+
+
+def test_labels_to_validate_on_that_are_not_learned(finetuning: Path) -> None:
+    write_jsonl(finetuning / "val.jsonl", {"text": "a", "label": "dgo"})
+    assert complaint_of(finetuning, *CLASSIFY, "--data.val_sources=[val.jsonl]") == (
+        "val.jsonl, line 1: label 'dgo' was not seen in training; did you mean 'dog'?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,6 +215,12 @@ def test_no_row_is_left(finetuning: Path) -> None:
         "no row of chats.jsonl is left to train on: 38 too long and dropped; raise block_size=4, "
         "or cut what is too long (too_long: cut)"
     )
+
+
+def test_no_row_is_left_in_a_process_of_its_own(finetuning: Path) -> None:
+    # Within this one a warning would not reach stderr.
+    result = run_process(finetuning, *CHAT, "--data.too_long=drop", "--data.block_size=4")
+    assert result.complaint.startswith("no row of chats.jsonl is left to train on: 38 too long")
 
 
 # ---- the model ----
