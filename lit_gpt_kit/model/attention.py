@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.dropout import Dropout, drop
 from lit_gpt_kit.model.head import softcap
 from lit_gpt_kit.model.kv_cache import KVCache
 from lit_gpt_kit.model.norm import RMSNorm
@@ -44,7 +45,7 @@ class CausalSelfAttention(nn.Module):
             self.q_norm, self.k_norm = (
                 RMSNorm(dim, config.norm_eps, config.use_norm_offset) for dim in dims
             )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,
@@ -83,14 +84,15 @@ class CausalSelfAttention(nn.Module):
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
         is_causal = view.is_causal and view.mask is None
-        if self.softcap is not None or _is_quicker_spelled_out(q, k):
+        drops = self.dropout_p if self.training else 0.0
+        if self.softcap is not None or _is_quicker_spelled_out(q, k, drops):
             return self._mix_spelled_out(q, k, v, view.mask, is_causal)
         return F.scaled_dot_product_attention(
             q,
             k,
             v,
             attn_mask=view.mask,
-            dropout_p=self.dropout_p if self.training else 0.0,
+            dropout_p=drops,
             is_causal=is_causal,
             scale=self.scale,
             enable_gqa=self.num_kv_heads != self.num_heads,
@@ -118,13 +120,15 @@ class CausalSelfAttention(nn.Module):
         if mask is not None:
             # Added, not filled in: the backward pass then has nothing to do.
             scores = scores + scores.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)
-        weights = F.dropout(scores.softmax(dim=-1).type_as(q), self.dropout_p, self.training)
+        weights = drop(scores.softmax(dim=-1).type_as(q), self.dropout_p, self.training)
         mixed = weights.view(batch, heads, sharing * seq, num_keys) @ v
         return mixed.view(batch, self.num_heads, seq, dim)
 
 
-def _is_quicker_spelled_out(q: Tensor, k: Tensor) -> bool:
-    """Training in bfloat16 on a CPU, whose kernel takes long for the backward pass."""
-    if not (q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu"):
+def _is_quicker_spelled_out(q: Tensor, k: Tensor, dropout_p: float) -> bool:
+    """Training on a CPU, whose kernel drops nothing, and takes long for bfloat16's backward."""
+    if not (q.requires_grad and q.device.type == "cpu"):
         return False
-    return q.shape[:-1].numel() * k.shape[2] <= MAX_SCORES
+    if dropout_p:
+        return True
+    return q.dtype == torch.bfloat16 and q.shape[:-1].numel() * k.shape[2] <= MAX_SCORES

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.attention import CausalSelfAttention
 from lit_gpt_kit.model.config import AttentionKind, GPTConfig
+from lit_gpt_kit.model.dropout import Dropout
 from lit_gpt_kit.model.experts import MixtureOfExperts
 from lit_gpt_kit.model.head import Head
 from lit_gpt_kit.model.kv_cache import KVCache
@@ -90,7 +91,7 @@ class GPT(nn.Module):
             if config.window_rope_theta is not None:
                 self.window_rotary = RotaryPositions(config, config.window_rope_theta)
         self.token_shift = TokenShift(config.embed_dim) if config.use_token_shift else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = build_norm(config)
         self.lm_head = Head(config.embed_dim, config.vocab_size, config.logit_softcap)
