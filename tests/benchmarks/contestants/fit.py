@@ -1,0 +1,110 @@
+"""`lit-gpt fit` as a person runs it: in a terminal, with progress bar, metrics.csv and W&B log.
+
+Its speed is its own count, less the first steps. Where the loss is compared it is told
+`configs/shakespeare-char.yaml`, whose network is its own, with the seconds as `max_time`.
+"""
+
+import csv
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.contestants.assignment import REPOSITORY, Assignment, answer
+from tests.benchmarks.contestants.terminal import run_in_terminal
+
+CONFIGS = REPOSITORY / "configs"
+RUN = "run"
+
+
+def lit_gpt(folder: Path, threads: int, text: str, *arguments: str) -> Iterator[bytes]:
+    """A command of `lit-gpt` on this text, with everything that it writes below `folder`."""
+    command = [str(Path(sys.executable).with_name("lit-gpt")), *arguments]
+    command += [f"--data.sources=[{text}]", f"--data.cache_dir={folder}/cache"]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": str(REPOSITORY),
+        "WANDB_MODE": "offline",
+    }
+    return run_in_terminal(command, folder, environment)
+
+
+def read_metrics(folder: Path) -> list[dict[str, str]]:
+    """The rows of the run's metrics.csv."""
+    with (folder / RUN / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def speed(assignment: Assignment, folder: Path) -> dict[str, Any]:
+    """Tokens a second of GPT-2's shape with nanoGPT's recipe."""
+    shape, warm_up = assignment.shape, assignment.warm_up
+    names = ("num_layers", "num_heads", "embed_dim", "block_size", "vocab_size")
+    arguments = [
+        "fit", f"--config={CONFIGS / 'shakespeare-char-nanogpt.yaml'}", f"--run_dir={RUN}",
+        f"--data.batch_size={shape.batch_size}",
+        "--trainer.accelerator=cpu", "--trainer.precision=bf16-mixed",
+        f"--trainer.log_every_n_steps={warm_up}", "--trainer.limit_val_batches=0",
+        f"--trainer.max_steps={warm_up + assignment.steps}", "--model.optimizer.fused=true",
+        *(f"--model.gpt.{name}={getattr(shape, name)}" for name in names),
+    ]  # fmt: skip
+    for _ in lit_gpt(folder, assignment.threads, assignment.text, *arguments):
+        pass
+    rows = read_metrics(folder)
+    # All rows but the first count equally many steps.
+    rate = statistics.harmonic_mean([float(row["train/tokens_per_second"]) for row in rows[1:]])
+    return {"tokens_per_second": rate, "steps": int(rows[-1]["step"])}
+
+
+def learning(assignment: Assignment, folder: Path) -> dict[str, Any]:
+    """The loss of the best recipe after the seconds."""
+    assert assignment.seconds is not None
+    config = f"--config={CONFIGS / 'shakespeare-char.yaml'}"
+    text, threads = assignment.text, assignment.threads
+    training = [
+        "fit", config, f"--run_dir={RUN}", "--trainer.accelerator=cpu", "--trainer.max_steps=-1",
+        f"--trainer.max_time={duration(assignment.seconds)}", "--trainer.limit_val_batches=0",
+        "--trainer.log_every_n_steps=1",
+    ]  # fmt: skip
+    validating = [
+        "validate", config, "--run_dir=validated", "--trainer.accelerator=cpu",
+        f"--ckpt_path={RUN}/checkpoints/last.ckpt",
+    ]  # fmt: skip
+    for arguments in (training, validating):
+        for _ in lit_gpt(folder, threads, text, *arguments):
+            pass
+    loss = json.loads((folder / "validated" / "validate.json").read_text())["val/loss"]
+    rows = read_metrics(folder)
+    return {
+        "tokens_per_second": statistics.median(
+            float(row["train/tokens_per_second"]) for row in rows
+        ),
+        "steps": int(rows[-1]["step"]),
+        "loss": loss,
+    }
+
+
+def duration(seconds: float) -> str:
+    """As Lightning writes it: days, hours, minutes, seconds."""
+    whole = timedelta(seconds=round(seconds))
+    hours, rest = divmod(whole.seconds, 3600)
+    return f"{whole.days:02}:{hours:02}:{rest // 60:02}:{rest % 60:02}"
+
+
+def fit(assignment: Assignment) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        measure = learning if assignment.seconds else speed
+        result = measure(assignment, Path(name))
+    # This process is far smaller than the one that it started.
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return {**result, "peak_bytes": peak}
+
+
+if __name__ == "__main__":
+    answer(fit)
