@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,7 +49,9 @@ class Turns:
         """Keep the figures of a turn."""
         self.figures.append(row)
         shown = [
-            f"{key} {row[key]}" for key in ("tokens_per_second", "loss", "error") if row.get(key)
+            f"{key} {row[key]}"
+            for key in ("tokens_per_second", "wall_seconds", "loss", "error")
+            if row.get(key)
         ]
         print(
             f"{row['section']}, {row['size']}, {row['contestant']}: {', '.join(shown)}", flush=True
@@ -79,7 +82,7 @@ def median_ratio(figures: dict[int, float], others: dict[int, float]) -> float |
 
 
 def answer_of(contestant: Contestant, assignment: Assignment) -> dict[str, Any]:
-    """The figures of one turn, or its `error`, the last line of the complaint."""
+    """The figures of one turn and its `wall_seconds`; or its `error`, the complaint's last line."""
     module = f"tests.benchmarks.contestants.{contestant.module}"
     command = [contestant.python, "-m", module, assignment.to_json()]
     environment = {
@@ -88,13 +91,15 @@ def answer_of(contestant: Contestant, assignment: Assignment) -> dict[str, Any]:
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": str(REPOSITORY),
     }
+    start = time.perf_counter()
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
     )
+    wall_seconds = time.perf_counter() - start
     if done.returncode:
         return {"error": last_line(done.stderr)}
     figures: dict[str, Any] = json.loads(last_line(done.stdout))
-    return figures
+    return {"wall_seconds": wall_seconds} | figures
 
 
 def last_line(text: str) -> str:

@@ -11,6 +11,7 @@ import resource
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -37,9 +38,39 @@ def lit_gpt(folder: Path, threads: int, text: str, *arguments: str) -> Iterator[
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
-    """The rows of the run's metrics.csv."""
-    with (folder / RUN / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    """The rows of the run's metrics.csv so far."""
+    text = (folder / RUN / "metrics.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+
+
+def watch(threads: int, text: str, *options: str) -> dict[str, Any]:
+    """`lit-gpt fit` with these options, and when it came to which loss.
+
+    Returns:
+        `wall_seconds` from Enter to the end, the last `loss`, and `losses`: pairs of seconds since
+        Enter and loss, one for each validation.
+    """
+    losses: list[tuple[float, float]] = []
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        folder, last_change = Path(name), 0.0
+        metrics = folder / RUN / "metrics.csv"
+        for _ in lit_gpt(folder, threads, text, "fit", f"--run_dir={RUN}", *options):
+            change = metrics.stat().st_mtime if metrics.exists() else 0.0
+            if change == last_change:
+                continue
+            last_change = change
+            losses += new_losses(folder, len(losses), time.perf_counter() - start)
+        wall_seconds = time.perf_counter() - start
+        losses += new_losses(folder, len(losses), wall_seconds)
+    loss = losses[-1][1] if losses else None
+    return {"wall_seconds": wall_seconds, "loss": loss, "losses": losses}
+
+
+def new_losses(folder: Path, num_known: int, seconds: float) -> list[tuple[float, float]]:
+    """The validation losses behind those that are known, as of now."""
+    found = [float(row["val/loss"]) for row in read_metrics(folder) if row.get("val/loss")]
+    return [(seconds, loss) for loss in found[num_known:]]
 
 
 def speed(assignment: Assignment, folder: Path) -> dict[str, Any]:

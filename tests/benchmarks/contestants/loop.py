@@ -46,7 +46,8 @@ def train(
 
     Returns:
         `tokens_per_second` after the warm-up, `peak_bytes`, `steps`; where the assignment asks for
-        them, the `loss` at the end, and `losses`: pairs of seconds in steps so far, and loss.
+        them, the `loss` at the end, and `losses`: pairs of seconds in steps so far, and loss;
+        `training_seconds`, those in all steps, and `validation_seconds`, spent on `losses`.
     """
     shape, text = assignment.shape, Characters(assignment.text)
     optimizer = optimizer or adamw(model)
@@ -59,7 +60,7 @@ def train(
             return loss_of(ids, targets)
 
     losses: list[tuple[float, float]] = []
-    counted = seconds = 0.0
+    counted = seconds = not_training = 0.0
     step = 0
     while not (schedule.is_over if end is None else step == end):
         start = time.perf_counter()
@@ -77,6 +78,7 @@ def train(
         counted += took if step > assignment.warm_up else 0.0
         if assignment.evaluate_every and step % assignment.evaluate_every == 0:
             losses.append((seconds, evaluate(model, mean_loss, text, shape.block_size)))
+            not_training += time.perf_counter() - start - took
     loss_at_end = None
     if assignment.seconds:
         loss_at_end = evaluate(model, mean_loss, text, shape.block_size)
@@ -87,6 +89,8 @@ def train(
         "steps": step,
         "loss": loss_at_end,
         "losses": losses,
+        "training_seconds": seconds,
+        "validation_seconds": not_training,
     }
 
 
