@@ -8,12 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.benchmarks import recipes
 from tests.benchmarks.__main__ import main as measure
+from tests.benchmarks.contestants.assignment import Assignment
 from tests.benchmarks.contestants.fit import duration
 from tests.benchmarks.contestants.text import Characters
 from tests.benchmarks.machine import shown_command
 from tests.benchmarks.tables import replace_table, table
-from tests.benchmarks.turns import Turns, median, median_ratio
+from tests.benchmarks.turns import Contestant, Turns, median, median_ratio
 
 PAGE = "# Speed\n<!-- table: a -->\nold\n<!-- end -->\nafter\n<!-- table: b -->\n<!-- end -->\n"
 TEXT = "the quick brown fox jumps over the lazy dog and runs away from it\n" * 60
@@ -99,6 +101,30 @@ def test_seconds_as_lightning_writes_them() -> None:
     assert duration(90_061) == "01:01:01:01"
 
 
+def test_a_loss_is_reached_when_it_is_first_no_higher() -> None:
+    losses = [(10.0, 2.0), (20.0, 1.88), (30.0, 1.9), (40.0, 1.5)]
+    assert recipes.reached(losses, 1.88) == 20.0
+    assert recipes.reached(losses, 1.4697) is None
+
+
+def test_the_clock_of_a_recipe_stands_while_only_we_validate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = {
+        "wall_seconds": 100.0,
+        "training_seconds": 60.0,
+        "validation_seconds": 30.0,
+        "losses": [[20.0, 2.0], [60.0, 1.8]],
+        "loss": None,
+    }
+    monkeypatch.setattr(recipes, "answer_of", lambda *_: answer)
+    figures = recipes.nanogpt_recipe(Contestant("", ""), Assignment(""))
+    # 10 of the 70 seconds that are left are the start.
+    assert figures["wall_seconds"] == 70.0
+    assert figures["losses"] == [(30.0, 2.0), (70.0, 1.8)]
+    assert figures["loss"] == 1.8
+
+
 @pytest.mark.slow
 def test_a_quick_trial_of_the_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
@@ -122,3 +148,23 @@ def test_a_quick_trial_of_the_suite(tmp_path: Path, capsys: pytest.CaptureFixtur
         # Python with torch alone takes more than 100 MB.
         assert float(row[5].removesuffix(" |").replace(",", "")) > 100
     assert str(tmp_path) not in page.read_text()
+
+
+@pytest.mark.slow
+def test_a_quick_trial_of_the_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    output = tmp_path / "figures.json"
+    shape = "--model.gpt.num_layers=1 --model.gpt.block_size=16 --data.batch_size=2"
+    steps = "--trainer.max_steps=4 --trainer.val_check_interval=2"
+    ours = f"--config configs/shakespeare-char.yaml {shape} {steps}"
+    how = ["--steps", "20", "--threads", "1", "--fit", ours]
+    recipes.main(["--text", f"{tmp_path}/text.txt", "--output", str(output), *how])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line[:1] == "|"]
+    fp32, bf16, fit = json.loads(output.read_text())["turns"]
+    assert [row[0][2:] for row in rows[2:]] == [turn["contestant"] for turn in (fp32, bf16, fit)]
+    assert [row[2] for row in rows[2:]] == [f"{turn['loss']:.4f}" for turn in (fp32, bf16, fit)]
+    assert len(fit["losses"]) == 2
+    assert 0 < fit["losses"][0][0] < fit["losses"][1][0] <= fit["wall_seconds"]
+    # Rounding is all that sets them apart.
+    assert fp32["loss"] == pytest.approx(bf16["loss"], rel=1e-2)
+    assert fp32["loss"] < math.log(65)
