@@ -16,15 +16,13 @@ import importlib.util
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 
-from tests.benchmarks.contestants.assignment import REPOSITORY, SIZES, Assignment
+from tests.benchmarks import options as shared
+from tests.benchmarks.contestants.assignment import SIZES, Assignment
 from tests.benchmarks.machine import conditions, shown_command
-from tests.benchmarks.tables import table, write_table
+from tests.benchmarks.tables import publish, shown, table
 from tests.benchmarks.turns import Contestant, Turns, median, median_ratio
 
-TEXT = REPOSITORY.parent / "shared" / "data" / "tiny_shakespeare" / "input.txt"
-PAGE = REPOSITORY / "docs" / "benchmarks.md"
 FIT, BARE = "`lit-gpt fit`", "bare loop, our GPT"
 SECTIONS = ("training", "learning")
 
@@ -92,31 +90,17 @@ def learning_table(turns: Turns, entered: list[Contestant], sizes: list[str]) ->
     return table(["size", "", "val/loss", "steps"], rows)
 
 
-def shown(value: float | None, how: str) -> str:
-    return "-" if value is None else format(value, how)
-
-
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--text", type=Path, default=TEXT, help="Tiny Shakespeare")
+    parser = shared.build_parser(__doc__)
     parser.add_argument("--litgpt", metavar="PYTHON")
-    parser.add_argument("--nanogpt", type=Path, metavar="MODEL_PY")
+    parser.add_argument("--nanogpt", type=shared.existing_file, metavar="MODEL_PY")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["0.8M", "10.65M"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--warm_up", type=int, default=10, help="steps that do not count")
     parser.add_argument("--steps", type=int, default=100, help="steps of a turn of `training`")
     parser.add_argument("--seconds", type=float, default=60.0, help="of a turn of `learning`")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path, metavar="FILE")
-    parser.add_argument("--write", type=Path, nargs="?", const=PAGE, metavar="PAGE")
     options = parser.parse_args(arguments)
-    for name in ("text", "nanogpt"):
-        path = getattr(options, name)
-        if path is not None and not path.exists():
-            parser.error(f"--{name} {path} does not exist")
     if options.steps < options.warm_up:
         parser.error(f"--steps {options.steps} must be at least --warm_up {options.warm_up}")
     return options
@@ -125,16 +109,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     entered = contestants(options)
-    command = shown_command("tests.benchmarks", arguments, ["--write", "--output"])
+    command = shown_command("tests.benchmarks", arguments, shared.WHERE_RESULTS_GO)
     where = conditions(options.threads)
     heading = {"command": command.splitlines()[2], "measured": where}
     turns = Turns(heading, options.output)
     assignment = Assignment(
-        text=str(options.text.resolve()),
+        text=shared.text_of(options),
         threads=options.threads,
         warm_up=options.warm_up,
         steps=options.steps,
-        nanogpt=options.nanogpt and str(options.nanogpt.resolve()),
+        nanogpt=options.nanogpt,
     )
     for section in options.only:
         seconds = options.seconds if section == "learning" else None
@@ -150,9 +134,7 @@ def main(arguments: list[str]) -> None:
         rounds = f"Medians of {options.rounds} rounds of {length} each, ratios within a round."
         text = f"{where} {rounds}\n\n{command}\n\n"
         text += show(turns, entered, options.sizes)
-        print(f"\n{text}\n", flush=True)
-        if options.write:
-            write_table(options.write, section, text)
+        publish(section, text, options.write)
 
 
 if __name__ == "__main__":

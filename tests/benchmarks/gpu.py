@@ -15,12 +15,10 @@ that says nothing about speed.
 
 import argparse
 import json
-import os
 import shlex
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,13 +27,13 @@ from torch import nn
 from lit_gpt_kit import GPT, GPTConfig
 from lit_gpt_kit.files import write_atomically
 from lit_gpt_kit.model.loss import next_token_loss
-from tests.benchmarks.__main__ import PAGE, TEXT, shown
+from tests.benchmarks import options as shared
 from tests.benchmarks.contestants.fit import CONFIGS, watch
 from tests.benchmarks.contestants.loop import adamw, peak_bytes
 from tests.benchmarks.flops import dense_bf16_peak, flops_per_token
 from tests.benchmarks.machine import conditions, shown_command
 from tests.benchmarks.recipes import reached
-from tests.benchmarks.tables import table, write_table
+from tests.benchmarks.tables import publish, shown, table
 
 GPT2 = GPTConfig(vocab_size=50304, use_bias=False)
 SHAPES = {"124M": GPT2, "1.5B": replace(GPT2, num_layers=48, num_heads=25, embed_dim=1600)}
@@ -96,8 +94,8 @@ def recipe(options: argparse.Namespace) -> dict[str, Any]:
     """`lit-gpt fit` at the size of nanoGPT's recipe: its losses, and when the aim was reached."""
     size, batch_size = (TINY_BABY, 2) if options.tiny else (BABY_GPT, 64)
     found = watch(
-        os.cpu_count() or 1,
-        str(options.text.resolve()),
+        options.threads,
+        shared.text_of(options),
         f"--config={CONFIGS / 'shakespeare-char.yaml'}",
         f"--trainer.accelerator={options.device}",
         f"--data.batch_size={batch_size}",
@@ -129,20 +127,15 @@ def recipe_table(figures: dict[str, Any], aim: float) -> str:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.build_parser(__doc__)
     parser.add_argument("--only", nargs="+", choices=("speed", "recipe"))
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--warm_up", type=int, default=10, help="steps that do not count")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--micro-batch", type=int, help=f"by default {MICRO_BATCHES}")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--text", type=Path, default=TEXT, help="Tiny Shakespeare")
     parser.add_argument("--aim", type=float, default=AIM)
     parser.add_argument("--fit", default="", metavar="OPTIONS")
-    parser.add_argument("--output", type=Path, metavar="FILE")
-    parser.add_argument("--write", type=Path, nargs="?", const=PAGE, metavar="PAGE")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help=argparse.SUPPRESS)
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -158,8 +151,8 @@ def main(arguments: list[str]) -> None:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         name = torch.cuda.get_device_name()
-    command = shown_command("tests.benchmarks.gpu", arguments, ["--write", "--output"])
-    heading = f"On {name}. {conditions(torch.get_num_threads())}\n\n{command}\n\n"
+    command = shown_command("tests.benchmarks.gpu", arguments, shared.WHERE_RESULTS_GO)
+    heading = f"On {name}. {conditions(options.threads)}\n\n{command}\n\n"
     results: dict[str, Any] = {"device": name, "command": command.splitlines()[2]}
     tables: dict[str, str] = {}
     wanted = options.only or ("speed", "recipe")
@@ -178,9 +171,7 @@ def main(arguments: list[str]) -> None:
         results["recipe"] = recipe(options)
         tables["gpu-recipe"] = recipe_table(results["recipe"], options.aim)
     for place, content in tables.items():
-        print(f"\n{heading}{content}", flush=True)
-        if options.write:
-            write_table(options.write, place, heading + content)
+        publish(place, heading + content, options.write)
     if options.output:
         write_atomically(options.output, json.dumps(results, indent=1))
 

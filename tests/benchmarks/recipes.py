@@ -11,19 +11,17 @@ do not: its loss is measured every 250 steps with the clock stopped. The loss is
 validation part.
 """
 
-import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.__main__ import PAGE, TEXT, shown
+from tests.benchmarks import options as shared
 from tests.benchmarks.contestants.assignment import Assignment
 from tests.benchmarks.contestants.fit import watch
 from tests.benchmarks.machine import conditions, shown_command
-from tests.benchmarks.tables import table, write_table
+from tests.benchmarks.tables import publish, shown, table
 from tests.benchmarks.turns import Contestant, Turns, answer_of, median
 
 SECTION, SIZE = "recipes", "own size"
@@ -64,20 +62,14 @@ def recipes_table(turns: Turns, names: Sequence[str]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--text", type=Path, default=TEXT, help="Tiny Shakespeare")
-    parser.add_argument("--nanogpt", type=Path, metavar="MODEL_PY")
+    parser = shared.build_parser(__doc__)
+    parser.add_argument("--nanogpt", type=shared.existing_file, metavar="MODEL_PY")
     parser.add_argument("--fit", action="append", metavar="OPTIONS")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=STEPS, help="of nanoGPT's recipe")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path, metavar="FILE")
-    parser.add_argument("--write", type=Path, nargs="?", const=PAGE, metavar="PAGE")
     options = parser.parse_args(arguments)
-    text = str(options.text.resolve())
-    command = shown_command("tests.benchmarks.recipes", arguments, ["--write", "--output"])
+    text = shared.text_of(options)
+    command = shown_command("tests.benchmarks.recipes", arguments, shared.WHERE_RESULTS_GO)
     where = conditions(options.threads)
     turns = Turns({"command": command.splitlines()[2], "measured": where}, options.output)
 
@@ -99,7 +91,7 @@ def main(arguments: list[str]) -> None:
                 steps=options.steps,
                 evaluate_every=min(EVALUATE_EVERY, options.steps),
                 precision=contestant.precision,
-                nanogpt=options.nanogpt and str(options.nanogpt.resolve()),
+                nanogpt=options.nanogpt,
             )
             figures = nanogpt_recipe(contestant, assignment)
             turns.add(row | {"contestant": contestant.name} | with_aims(figures))
@@ -110,9 +102,7 @@ def main(arguments: list[str]) -> None:
     names = [*(contestant.name for contestant in neighbours), *ours]
     content = f"{where} Medians of {options.rounds} rounds.\n\n{command}\n\n"
     content += recipes_table(turns, names)
-    print(f"\n{content}", flush=True)
-    if options.write:
-        write_table(options.write, SECTION, content)
+    publish(SECTION, content, options.write)
 
 
 def with_aims(figures: dict[str, Any]) -> dict[str, Any]:

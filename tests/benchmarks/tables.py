@@ -29,6 +29,13 @@ def replace_table(page: str, name: str, content: str) -> str:
     return changed
 
 
-def write_table(path: Path, name: str, content: str) -> None:
-    """Write `content` into its place in a page."""
-    write_atomically(path, replace_table(path.read_text(encoding="utf-8"), name, content))
+def publish(name: str, content: str, page: Path | None) -> None:
+    """Print `content`, and write it into its place in the page, where there is one."""
+    print(f"\n{content}\n", flush=True)
+    if page is not None:
+        write_atomically(page, replace_table(page.read_text(encoding="utf-8"), name, content))
+
+
+def shown(value: float | None, how: str) -> str:
+    """A number in a table, or that there is none."""
+    return "-" if value is None else format(value, how)

@@ -41,7 +41,11 @@ class Turns:
         self, contestant: Contestant, section: str, number: int, assignment: Assignment
     ) -> None:
         """Let a contestant do its turn of a round; one that fails is named with its complaint."""
-        row = {"section": section, "contestant": contestant.name, "size": assignment.size}
+        row: dict[str, Any] = {
+            "section": section,
+            "contestant": contestant.name,
+            "size": assignment.size,
+        }
         row |= {"round": number, "assignment": asdict(assignment)}
         self.add(row | answer_of(contestant, assignment))
 

@@ -40,7 +40,7 @@ class Characters:
             ),
             (self.val[None, whole:-1], self.val[None, whole + 1 :]),
         ]
-        total = sum(
+        total: float = sum(
             loss_of(ids, targets).item() * ids.numel() for ids, targets in parts if len(ids.T)
         )
         return total / num_targets
