@@ -68,14 +68,17 @@ def test_without_cuda_nothing_is_measured(
 def test_the_lines_of_the_gpu_run_on_a_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 60)
     (tmp_path / "page.md").write_text("<!-- table: gpu-speed -->\n<!-- end -->\n")
     how = ["--device", "cpu", "--tiny", "--steps", "2", "--warm_up", "1", "--micro-batch", "2"]
     to = ["--write", f"{tmp_path}/page.md", "--output", f"{tmp_path}/figures.json"]
-    gpu.main(["--only", "speed", "--no-compile", *how, *to])
+    places = ["--text", f"{tmp_path}/text.txt", "--threads", "1"]
+    gpu.main(["--only", "speed", "--no-compile", *places, *how, *to])
     figures = json.loads((tmp_path / "figures.json").read_text())["speed"]
     page = (tmp_path / "page.md").read_text()
-    for shape in ("124M", "1.5B"):
-        assert figures[shape]["mfu"] is None
-        rate, peak = figures[shape]["tokens_per_second"], figures[shape]["peak_bytes"] / 1e9
-        assert f"| {shape} | 2 | {rate:,.0f} | - | {peak:.1f} |" in page
+    assert list(figures) == ["124M, `lit-gpt fit`", "124M, bare loop", "1.5B, bare loop"]
+    for name, row in figures.items():
+        assert row["mfu"] is None
+        peak = "-" if "fit" in name else f"{row['peak_bytes'] / 1e9:.1f}"
+        assert f"| {name} | 2 | {row['tokens_per_second']:,.0f} | - | {peak} |" in page
     assert page.split("\n\n", 1)[1].removesuffix("\n\n<!-- end -->\n") in capsys.readouterr().out

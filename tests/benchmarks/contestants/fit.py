@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.contestants.assignment import REPOSITORY, Assignment, answer
+from tests.benchmarks.contestants.assignment import REPOSITORY, Assignment, Size, answer
 from tests.benchmarks.contestants.terminal import run_in_terminal
 
 CONFIGS = REPOSITORY / "configs"
@@ -73,27 +73,28 @@ def new_losses(folder: Path, num_known: int, seconds: float) -> list[tuple[float
     return [(seconds, loss) for loss in found[num_known:]]
 
 
-def speed(assignment: Assignment, folder: Path) -> dict[str, Any]:
-    """Tokens a second of GPT-2's shape with nanoGPT's recipe."""
-    shape, warm_up = assignment.shape, assignment.warm_up
+def speed(assignment: Assignment, shape: Size, *options: str) -> dict[str, Any]:
+    """Tokens a second of GPT-2 in this shape with nanoGPT's recipe; with further options."""
+    warm_up = assignment.warm_up
     names = ("num_layers", "num_heads", "embed_dim", "block_size", "vocab_size")
     arguments = [
         "fit", f"--config={CONFIGS / 'shakespeare-char-nanogpt.yaml'}", f"--run_dir={RUN}",
         f"--data.batch_size={shape.batch_size}",
-        "--trainer.accelerator=cpu", "--trainer.precision=bf16-mixed",
-        f"--trainer.log_every_n_steps={warm_up}", "--trainer.limit_val_batches=0",
+        "--trainer.precision=bf16-mixed", "--trainer.limit_val_batches=0",
+        f"--trainer.log_every_n_steps={warm_up}",
         f"--trainer.max_steps={warm_up + assignment.steps}", "--model.optimizer.fused=true",
-        *(f"--model.gpt.{name}={getattr(shape, name)}" for name in names),
+        *(f"--model.gpt.{name}={getattr(shape, name)}" for name in names), *options,
     ]  # fmt: skip
-    for _ in lit_gpt(folder, assignment.threads, assignment.text, *arguments):
-        pass
-    rows = read_metrics(folder)
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in lit_gpt(Path(folder), assignment.threads, assignment.text, *arguments):
+            pass
+        rows = read_metrics(Path(folder))
     # All rows but the first count equally many steps.
     rate = statistics.harmonic_mean([float(row["train/tokens_per_second"]) for row in rows[1:]])
     return {"tokens_per_second": rate, "steps": int(rows[-1]["step"])}
 
 
-def learning(assignment: Assignment, folder: Path) -> dict[str, Any]:
+def learning(assignment: Assignment) -> dict[str, Any]:
     """The loss of the best recipe after the seconds."""
     assert assignment.seconds is not None
     config = f"--config={CONFIGS / 'shakespeare-char.yaml'}"
@@ -107,11 +108,13 @@ def learning(assignment: Assignment, folder: Path) -> dict[str, Any]:
         "validate", config, "--run_dir=validated", "--trainer.accelerator=cpu",
         f"--ckpt_path={RUN}/checkpoints/last.ckpt",
     ]  # fmt: skip
-    for arguments in (training, validating):
-        for _ in lit_gpt(folder, threads, text, *arguments):
-            pass
-    loss = json.loads((folder / "validated" / "validate.json").read_text())["val/loss"]
-    rows = read_metrics(folder)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for arguments in (training, validating):
+            for _ in lit_gpt(folder, threads, text, *arguments):
+                pass
+        loss = json.loads((folder / "validated" / "validate.json").read_text())["val/loss"]
+        rows = read_metrics(folder)
     return {
         "tokens_per_second": statistics.median(
             float(row["train/tokens_per_second"]) for row in rows
@@ -129,9 +132,10 @@ def duration(seconds: float) -> str:
 
 
 def fit(assignment: Assignment) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as name:
-        measure = learning if assignment.seconds else speed
-        result = measure(assignment, Path(name))
+    if assignment.seconds:
+        result = learning(assignment)
+    else:
+        result = speed(assignment, assignment.shape, "--trainer.accelerator=cpu")
     # This process is far smaller than the one that it started.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     return {**result, "peak_bytes": peak}
