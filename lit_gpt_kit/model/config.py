@@ -118,6 +118,12 @@ class GPTConfig:
     """Base of the rotary frequencies."""
     use_token_shift: bool = False
     """Each token's embedding also holds a learned share of the one before it."""
+    value_embedding_layers: tuple[int, ...] = ()
+    """The layers, counted from 0, whose values also hold a learned row for each token."""
+    pad_vocab_to_multiple_of: int = 1
+    """Embedding and head have rows for no token, so that their number is a multiple of this, such
+    as 64, which matrix kernels like. They count in the softmax of training, which soon learns that
+    they never follow; generation never chooses them."""
     end_token_id: int | None = None
     """The token that ends a document; generation stops there. Left out, it is the tokenizer's."""
 
@@ -177,13 +183,15 @@ class GPTConfig:
             InputError: naming the field, its value and the rule.
         """
         # From YAML and checkpoints come lists and mappings.
-        for name in ("stop_token_ids", "attention_pattern", "dense_layers"):
+        for name in ("stop_token_ids", "attention_pattern", "dense_layers",
+                     "value_embedding_layers"):  # fmt: skip
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.rope_scaling, dict):
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         for name in ("vocab_size", "block_size", "num_layers", "num_heads", "num_kv_heads",
                      "head_dim", "embed_dim", "mlp_dim", "sliding_window", "num_experts",
-                     "num_active_experts", "expert_dim"):  # fmt: skip
+                     "num_active_experts", "expert_dim",
+                     "pad_vocab_to_multiple_of"):  # fmt: skip
             if not self._is_left_out(name):
                 check_count(name, getattr(self, name))
         for name in ("norm_eps", "rope_theta", "attention_scale", "attention_softcap",
@@ -213,6 +221,18 @@ class GPTConfig:
     def has_experts(self, layer: int) -> bool:
         """The MLP of layer number `layer` is a mixture of experts."""
         return self.num_experts is not None and layer not in self.dense_layers
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Number of rows of the embedding and the head.
+
+        Raises:
+            InputError: `vocab_size` is not given.
+        """
+        if self.vocab_size is None:
+            raise InputError("vocab_size is not given; without it a GPT has no size")
+        multiple = self.pad_vocab_to_multiple_of
+        return -(-self.vocab_size // multiple) * multiple
 
     @property
     def kv_heads(self) -> int:

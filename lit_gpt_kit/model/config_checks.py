@@ -91,5 +91,11 @@ def check_shapes(config: "GPTConfig") -> None:
             f"embed_dim={config.embed_dim} is odd; sinusoidal positions come in pairs of sine "
             "and cosine, so it must be even"
         )
+    for layer in config.value_embedding_layers:
+        if not 0 <= layer < config.num_layers:
+            raise InputError(
+                f"value_embedding_layers names layer {layer}; num_layers={config.num_layers} are "
+                "counted from 0"
+            )
     if not 0.0 <= config.dropout < 1.0:
         raise InputError(f"dropout={config.dropout} must be at least 0 and below 1")
