@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lit_gpt_kit.data.batch_warmup import BatchWarmup
-from lit_gpt_kit.data.order import row_starts, rows_per_epoch
+from lit_gpt_kit.data.order import Numbers, row_starts, rows_per_epoch
 from lit_gpt_kit.data.packing import Batch, TokenStream, pack_rows
 
 
@@ -68,13 +68,16 @@ class TrainLoader:
     def batch(self, number: int) -> Batch:
         """The rows of micro-batch `number` that fall to this rank."""
         step, micro_batch = divmod(number, self.batches_per_step)
-        num_rows = self.batch_warmup.rows(step, self.batch_size)
-        before = self.batch_warmup.rows_before(step, self.batch_size)
-        first_sample = before * self.num_ranks * self.batches_per_step
-        first_sample += (micro_batch * self.num_ranks + self.rank) * num_rows
-        samples = np.arange(first_sample, first_sample + num_rows)
+        parts = self.samples_of_step(step).reshape(self.batches_per_step, self.num_ranks, -1)
+        samples = parts[micro_batch, self.rank]
         starts = row_starts(samples, self.stream.num_tokens, self.block_size, self.seed)
         return pack_rows(self.stream, starts, self.block_size, self.isolate_documents)
+
+    def samples_of_step(self, step: int) -> Numbers:
+        """The numbers of the samples of a step, over its micro-batches and all ranks."""
+        num_parts = self.batches_per_step * self.num_ranks
+        first = num_parts * self.batch_warmup.rows_before(step, self.batch_size)
+        return np.arange(first, first + num_parts * self.batch_warmup.rows(step, self.batch_size))
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing; that it is here tells Lightning that a run may stop in mid-epoch."""

@@ -22,8 +22,10 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import nn
 
 from lit_gpt_kit import GPTConfig, LanguageModeling, MuonAdamW, TextDataModule, WarmupLinear
+from lit_gpt_kit.data.batch_warmup import BatchWarmup
 from lit_gpt_kit.model.head import Head
 from lit_gpt_kit.model.loss import next_token_loss
+from lit_gpt_kit.tasks.window_warmup import WindowWarmup
 from lit_gpt_kit.tokenization.training import TokenizerConfig
 
 STEPS, TIMED_STEPS, BATCH_SIZE, BLOCK_SIZE, SKIPPED = 400, 40, 8, 256, 4
@@ -36,10 +38,18 @@ RECIPE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Option:
-    """A change of the recipe; its warm-ups are given as shares of the run."""
+    """A change of the recipe.
+
+    Attributes:
+        gpt: fields of the network that are others.
+        is_in_recipe: it is the recipe without what the option's name says.
+        first_rows, first_window: where a warm-up over half of the run begins.
+    """
 
     gpt: dict[str, Any] = field(default_factory=dict)
     is_in_recipe: bool = False
+    first_rows: int | None = None
+    first_window: int | None = None
 
 
 OPTIONS = {
@@ -49,6 +59,8 @@ OPTIONS = {
     "logit softcap 15": Option({"logit_softcap": 15.0}),
     "token shift": Option({"use_token_shift": True}),
     "value embeddings, last two layers": Option({"value_embedding_layers": (3, 4)}),
+    "batch warm-up from 2 rows, half of the run": Option(first_rows=2),
+    "window warm-up from 32 tokens, half of the run": Option(first_window=32),
 }
 PLAIN = Option()
 
@@ -73,13 +85,19 @@ class Stopwatch(Callback):
 def run(option: Option, text_file: Path, num_steps: int, seed: int) -> tuple[Trainer, float]:
     """A run of so many steps; returns its trainer, and milliseconds a step."""
     seed_everything(seed)
+    half, rows, window = num_steps // 2, option.first_rows, option.first_window
     task = LanguageModeling(
         GPTConfig(**{**RECIPE, **option.gpt}),
         lambda groups: MuonAdamW(groups, lr=0.02, adamw_lr=5e-3),
         lambda optimizer: WarmupLinear(optimizer, warmup_steps=50, min_factor=0.02),
+        window_warmup=None if window is None else WindowWarmup(window, half),
     )
     data = TextDataModule(
-        [str(text_file)], tokenizer=TokenizerConfig("char"), batch_size=BATCH_SIZE, seed=seed
+        [str(text_file)],
+        tokenizer=TokenizerConfig("char"),
+        batch_size=BATCH_SIZE,
+        seed=seed,
+        batch_warmup=None if rows is None else BatchWarmup(rows, half),
     )
     stopwatch = Stopwatch()
     trainer = Trainer(
