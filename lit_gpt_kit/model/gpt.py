@@ -24,6 +24,7 @@ from lit_gpt_kit.model.mlp import MLP
 from lit_gpt_kit.model.norm import build_norm
 from lit_gpt_kit.model.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 from lit_gpt_kit.model.token_shift import TokenShift
+from lit_gpt_kit.model.value_embedding import ValueEmbedding
 from lit_gpt_kit.model.view import View, view_row
 
 
@@ -117,6 +118,8 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=std)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
+            elif isinstance(module, ValueEmbedding):
+                nn.init.normal_(module.weight, std=std)
             elif isinstance(module, MixtureOfExperts):
                 nn.init.normal_(module.gate, std=std)
                 nn.init.normal_(module.up, std=std)

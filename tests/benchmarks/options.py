@@ -22,6 +22,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import nn
 
 from lit_gpt_kit import GPTConfig, LanguageModeling, MuonAdamW, TextDataModule, WarmupLinear
+from lit_gpt_kit.callbacks.ema import EMAWeights
 from lit_gpt_kit.data.batch_warmup import BatchWarmup
 from lit_gpt_kit.model.head import Head
 from lit_gpt_kit.model.loss import next_token_loss
@@ -44,12 +45,14 @@ class Option:
         gpt: fields of the network that are others.
         is_in_recipe: it is the recipe without what the option's name says.
         first_rows, first_window: where a warm-up over half of the run begins.
+        ema_decay: of an average of the weights.
     """
 
     gpt: dict[str, Any] = field(default_factory=dict)
     is_in_recipe: bool = False
     first_rows: int | None = None
     first_window: int | None = None
+    ema_decay: float | None = None
 
 
 OPTIONS = {
@@ -61,6 +64,7 @@ OPTIONS = {
     "value embeddings, last two layers": Option({"value_embedding_layers": (3, 4)}),
     "batch warm-up from 2 rows, half of the run": Option(first_rows=2),
     "window warm-up from 32 tokens, half of the run": Option(first_window=32),
+    "EMA of weights, decay 0.98": Option(ema_decay=0.98),
 }
 PLAIN = Option()
 
@@ -100,6 +104,7 @@ def run(option: Option, text_file: Path, num_steps: int, seed: int) -> tuple[Tra
         batch_warmup=None if rows is None else BatchWarmup(rows, half),
     )
     stopwatch = Stopwatch()
+    averaging = [] if option.ema_decay is None else [EMAWeights(option.ema_decay)]
     trainer = Trainer(
         accelerator="cpu",
         precision="bf16-mixed",
@@ -112,7 +117,7 @@ def run(option: Option, text_file: Path, num_steps: int, seed: int) -> tuple[Tra
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[stopwatch],
+        callbacks=[*averaging, stopwatch],
     )
     trainer.fit(task, data)
     return trainer, stopwatch.milliseconds
