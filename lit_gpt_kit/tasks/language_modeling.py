@@ -77,6 +77,13 @@ class LanguageModeling(Task):
         logits: Tensor = self.network(input_ids, document_ids)
         return logits
 
+    def configure_model(self) -> None:
+        """Build the network, once it is clear that rows may be cut as configured."""
+        super().configure_model()
+        if self.window_warmup is not None:
+            data = getattr(self._trainer, "datamodule", None)
+            self.window_warmup.window(0, getattr(data, "block_size", self.gpt.block_size))
+
     @property
     def expected_targets(self) -> int:
         """Every position of a full batch."""
