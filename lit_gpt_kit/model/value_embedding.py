@@ -12,7 +12,7 @@ class ValueEmbedding(nn.Module):
     gives them the token itself, at the price of a lookup. The idea is that of value residuals (Zhou
     et al. 2024), which add the first layer's values; tables of their own, a learned share of which
     is added, are Jordan et al.'s (modded-nanogpt). The share starts at 1, and the table as
-    other embeddings do; from zero it learned less.
+    other embeddings do.
     """
 
     def __init__(self, vocab_size: int, dim: int) -> None:
