@@ -1,6 +1,6 @@
 """What each option of the model and the run gains: validation loss after equal steps, ms a step.
 
-python -m tests.benchmarks.options TEXT_FILE [--options NAME ...] [--seeds N] [--timing-only]
+python -m tests.benchmarks.gains TEXT_FILE [--options NAME ...] [--seeds N] [--timing-only]
 
 TEXT_FILE is Tiny Shakespeare. The network, the data and the schedule are those of
 configs/shakespeare-char.yaml, the optimiser is MuonAdamW, and a run has 400 steps. An option that
