@@ -23,6 +23,7 @@ from torch import nn
 
 from lit_gpt_kit import GPTConfig, LanguageModeling, MuonAdamW, TextDataModule, WarmupLinear
 from lit_gpt_kit.callbacks.ema import EMAWeights
+from lit_gpt_kit.cli.train import quieten_libraries
 from lit_gpt_kit.data.batch_warmup import BatchWarmup
 from lit_gpt_kit.model.head import Head
 from lit_gpt_kit.model.loss import next_token_loss
@@ -185,6 +186,7 @@ def main() -> None:
     parser.add_argument("--timing-only", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    quieten_libraries()
     if options.timing_only:
         print_times(options.options, options.text_file, options.rounds)
     else:

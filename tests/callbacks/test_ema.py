@@ -121,7 +121,7 @@ def test_is_the_average_of_the_weights_and_leaves_training_alone(
     assert torch.equal(model.lm_head.weight, loaded.network.lm_head.weight)
 
 
-@pytest.mark.parametrize("stop", [1, 5, 8])
+@pytest.mark.parametrize("stop", [5, 8])
 def test_a_stopped_run_ends_bit_for_bit_alike(
     make_data: MakeData, tmp_path: Path, stop: int
 ) -> None:
