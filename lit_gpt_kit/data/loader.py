@@ -53,6 +53,7 @@ class TrainLoader:
         self.batches_per_step = batches_per_step
         self.first_batch = first_batch
         self.batch_warmup = batch_warmup or BatchWarmup(start=batch_size, steps=1)
+        self.batch_warmup.check(batch_size)  # which may be another than the data module began with
 
     def __len__(self) -> int:
         rows_per_step = self.batch_size * self.num_ranks * self.batches_per_step
