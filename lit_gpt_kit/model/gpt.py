@@ -25,6 +25,7 @@ from lit_gpt_kit.model.mlp import MLP
 from lit_gpt_kit.model.norm import build_norm
 from lit_gpt_kit.model.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 from lit_gpt_kit.model.token_shift import TokenShift
+from lit_gpt_kit.model.value_embedding import ValueEmbedding
 from lit_gpt_kit.model.view import View, view_row
 
 
@@ -75,10 +76,10 @@ class GPT(nn.Module):
         super().__init__()
         if config.vocab_size is None:
             raise InputError("vocab_size is not given; a GPT needs GPTConfig(vocab_size=...)")
-        self.config = config
+        self.config, num_rows = config, config.padded_vocab_size
         # Drawing numbers for the meta device makes torch import its compiler, a second's work.
-        undrawn = None if initialize else torch.empty(config.vocab_size, config.embed_dim)
-        self.token_embedding = nn.Embedding(config.vocab_size, config.embed_dim, _weight=undrawn)
+        undrawn = None if initialize else torch.empty(num_rows, config.embed_dim)
+        self.token_embedding = nn.Embedding(num_rows, config.embed_dim, _weight=undrawn)
         self.position_embedding: LearnedPositions | SinusoidalPositions | None = None
         self.rotary: RotaryPositions | None = None
         self.window_rotary: RotaryPositions | None = None
@@ -94,7 +95,7 @@ class GPT(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = build_norm(config)
-        self.lm_head = Head(config.embed_dim, config.vocab_size, config.logit_softcap)
+        self.lm_head = Head(config.embed_dim, num_rows, config.logit_softcap)
         self.tie_weights()
         if initialize:
             self.init_weights()
@@ -118,6 +119,8 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=std)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
+            elif isinstance(module, ValueEmbedding):
+                nn.init.normal_(module.weight, std=std)
             elif isinstance(module, MixtureOfExperts):
                 nn.init.normal_(module.gate, std=std)
                 nn.init.normal_(module.up, std=std)
@@ -190,6 +193,8 @@ class GPT(nn.Module):
             kind: self._view(kind, positions, num_positions, document_ids, cache, counts)
             for kind in dict.fromkeys(self.config.attention_pattern)
         }
+        if self.config.value_embedding_layers:
+            views = {kind: replace(view, token_ids=input_ids) for kind, view in views.items()}
 
         x = self.token_embedding(input_ids)
         if self.config.scale_embeddings:
