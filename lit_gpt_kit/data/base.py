@@ -21,6 +21,9 @@ from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 from lit_gpt_kit.tokenization.training import TokenizerConfig, train_tokenizer
 
+MOST_ROWS_NAMED = 32
+"""A message names so many rows of a step."""
+
 
 class DataModule(LightningDataModule):
     """Sources, a tokenizer, and this rank's share of each batch; a subclass makes the batches.
@@ -39,6 +42,8 @@ class DataModule(LightningDataModule):
 
     tokenizer: Tokenizer
     seed: int
+    row_kind = "rows"
+    """What `rows_of_step` gives the numbers of."""
 
     def __init__(
         self,
@@ -69,6 +74,16 @@ class DataModule(LightningDataModule):
     def read_texts(self, sources: Sequence[Source]) -> Iterator[str]:
         """The texts that a tokenizer is trained on."""
         raise NotImplementedError(f"{type(self).__name__} does not define read_texts")
+
+    def rows_of_step(self, step: int) -> list[int]:
+        """The numbers of the rows that training reads in a step, on all ranks.
+
+        Rows are counted over all files, from 0.
+
+        Args:
+            step: its number, counted from 0.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define rows_of_step")
 
     @property
     def reading(self) -> list[Any]:
@@ -167,6 +182,14 @@ class DataModule(LightningDataModule):
         rows = self.batch_size * self.batches_per_step * num_ranks
         epochs = num_steps * rows / num_rows
         return f"of {rows:,} {kind}" + (f" ({epochs:.1f} epochs)" if epochs < inf else "")
+
+    def describe_rows_of_step(self, step: int) -> str:
+        """`rows_of_step` for people."""
+        numbers = self.rows_of_step(step)
+        shown = ", ".join(map(str, numbers[:MOST_ROWS_NAMED]))
+        num_more = len(numbers) - MOST_ROWS_NAMED
+        more = f" and {num_more:,} more" if num_more > 0 else ""
+        return f"{self.row_kind} {shown}{more} of {', '.join(self.sources)}"
 
     def _choose_seed(self) -> int:
         # torch remembers what seed_everything gave it; ranks that were not seeded must agree.

@@ -256,6 +256,12 @@ class ClassificationDataModule(DataModule):
         collate = rows.collator(None if is_prediction else self._label_map())
         return RowEvalLoader(rows.tokens.lengths, collate, self.batch_size, *self._rank())
 
+    def rows_of_step(self, step: int) -> list[int]:
+        """The numbers of the rows that training reads in a step, counted over all files."""
+        rows = self.train_dataloader().rows_of_step(step)
+        numbers: list[int] = self._rows["train"].numbers[rows].tolist()
+        return numbers
+
     def describe_steps(self, num_steps: float, num_ranks: int) -> str:
         """How much that many steps read, for people."""
         num_rows = len(self._rows["train"].texts)

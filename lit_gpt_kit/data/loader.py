@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_gpt_kit.data.order import row_starts, rows_per_epoch
+from lit_gpt_kit.data.order import Numbers, row_starts, rows_per_epoch
 from lit_gpt_kit.data.packing import Batch, TokenStream, pack_rows
 
 
@@ -66,6 +66,12 @@ class TrainLoader:
         samples = np.arange(first_sample, first_sample + self.batch_size)
         starts = row_starts(samples, self.stream.num_tokens, self.block_size, self.seed)
         return pack_rows(self.stream, starts, self.block_size, self.isolate_documents)
+
+    def rows_of_step(self, step: int) -> Numbers:
+        """Where in the stream the rows of a step begin, over its micro-batches and all ranks."""
+        num_rows = self.batch_size * self.num_ranks * self.batches_per_step
+        samples = np.arange(step * num_rows, (step + 1) * num_rows)
+        return row_starts(samples, self.stream.num_tokens, self.block_size, self.seed)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing; that it is here tells Lightning that a run may stop in mid-epoch."""

@@ -46,6 +46,8 @@ class TextDataModule(DataModule):
         cache_dir: where tokens, tokenizers and downloads are kept.
     """
 
+    row_kind = "rows that begin at tokens"
+
     def __init__(
         self,
         sources: list[str],
@@ -111,6 +113,11 @@ class TextDataModule(DataModule):
     def read_texts(self, sources: Sequence[Source]) -> Iterator[str]:
         """All text, in pieces."""
         return (piece.text for piece in read_pieces(sources))
+
+    def rows_of_step(self, step: int) -> list[int]:
+        """Where, in the tokens to train on, the rows of a step begin."""
+        starts: list[int] = self.train_dataloader().rows_of_step(step).tolist()
+        return starts
 
     def describe(self) -> str:
         """What there is to train on, for people."""

@@ -50,6 +50,8 @@ class LanguageModeling(Task):
         freeze: patterns of names of weights that stay as they are, such as `model.blocks.[0-3].*`.
         layer_lr_decay: the learning rate of each layer is that of the layer above times this.
         predict_top_k: how many likeliest next tokens `predict` returns.
+        max_bad_steps: stop after so many steps in a row whose loss or gradient is not finite; 0 is
+            never.
     """
 
     def __init__(
@@ -62,8 +64,11 @@ class LanguageModeling(Task):
         freeze: Sequence[str] = (),
         layer_lr_decay: float = 1.0,
         predict_top_k: int = 5,
+        max_bad_steps: int = 10,
     ) -> None:
-        super().__init__(gpt, optimizer, lr_schedule, pretrained, lora, freeze, layer_lr_decay)
+        super().__init__(
+            gpt, optimizer, lr_schedule, pretrained, lora, freeze, layer_lr_decay, max_bad_steps
+        )
         self.predict_top_k = predict_top_k
         self.val_metrics = NextTokenMetrics()
         self.test_metrics = NextTokenMetrics()
