@@ -221,7 +221,8 @@ def test_stops_after_too_many_in_a_row(make_data: MakeData, tmp_path: Path) -> N
     where = f"rows that begin at tokens {rows} of {data.sources[0]}"
     assert str(caught.value) == (
         f"4 steps in a row were not finite (step 6: loss nan and gradient norm nan, {where}); "
-        f"{path} holds the weights from before them: lower the learning rate, clip (trainer.gradient_clip_val), or mend the rows"
+        f"{path} holds the weights from before them: lower the learning rate, clip "
+        "(trainer.gradient_clip_val), or mend the rows"
     )
     saved = torch.load(path, weights_only=True)
     assert saved["global_step"] == 6
