@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 
 from lit_gpt_kit.callbacks.classification_metrics import ClassificationMetrics
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
+from lit_gpt_kit.callbacks.loss_spikes import LossSpikes
 from lit_gpt_kit.callbacks.prediction_writer import PredictionWriter
 from lit_gpt_kit.callbacks.throughput import Throughput
 from lit_gpt_kit.cli.interrupt import StopOnInterrupt
@@ -46,7 +47,7 @@ def complete_callbacks(
         last = last or LastCheckpoint(run_dir / "checkpoints")
         # The best checkpoint comes before the last one, which holds its score.
         wanted += [*_best_checkpoint(run_dir, module), last]
-        wanted += [StopOnInterrupt(last), Narrator(run_dir)]
+        wanted += [StopOnInterrupt(last), Narrator(run_dir), LossSpikes(run_dir)]
     return [*given, *(callback for callback in wanted if not _stands_in(given, callback))]
 
 
