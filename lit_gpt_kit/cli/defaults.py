@@ -37,7 +37,7 @@ def complete_callbacks(
     # Throughput comes before the progress that shows its number.
     wanted: list[Callback] = [Throughput()] if command == "fit" else []
     if not silent:
-        wanted.append(StepBar() if sys.stdout.isatty() else ProgressLines())
+        wanted.append(progress())
     if command == "predict":
         wanted.append(PredictionWriter(run_dir / "predictions.jsonl"))
     elif isinstance(module, SequenceClassification):
@@ -49,6 +49,11 @@ def complete_callbacks(
         wanted += [*_best_checkpoint(run_dir, module), last]
         wanted += [StopOnInterrupt(last), Narrator(run_dir), LossSpikes(run_dir)]
     return [*given, *(callback for callback in wanted if not _stands_in(given, callback))]
+
+
+def progress() -> ProgressBar:
+    """A bar in a terminal, lines elsewhere."""
+    return StepBar() if sys.stdout.isatty() else ProgressLines()
 
 
 def complete_loggers(configured: Any, run_dir: Path, run_name: str) -> list[Logger] | bool:
