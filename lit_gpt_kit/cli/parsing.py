@@ -37,13 +37,14 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
 
 def without(arguments: Sequence[str], names: Collection[str]) -> list[str]:
     """What was typed, less the options of these names and their values."""
+    flags = {f"--{name}" for name in names}
     kept: list[str] = []
     is_value = False
     for argument in arguments:
-        name, equals, _ = argument.partition("=")
-        if not is_value and name.removeprefix("--") not in names:
+        flag, equals, _ = argument.partition("=")
+        if not is_value and flag not in flags:
             kept.append(argument)
-        is_value = not is_value and name.removeprefix("--") in names and not equals
+        is_value = not is_value and flag in flags and not equals
     return kept
 
 
