@@ -166,11 +166,12 @@ def is_over(points: Sequence[SweptPoint]) -> bool:
     return bool(smooth(losses)[-1] > first + WORSE * abs(first))
 
 
-def suggest_factor(points: Sequence[SweptPoint]) -> float | None:
-    """The factor at which the smoothed loss falls fastest by the logarithm of the factor.
+def suggest_factors(points: Sequence[SweptPoint]) -> tuple[float, float] | None:
+    """The factors at which the smoothed loss falls fastest, and at which it is lowest.
 
-    Looked for before the loss is lowest (Smith 2017, section 3.3; the steepest point is fastai's
-    choice). None where the loss falls nowhere.
+    Fastest by the logarithm of the factor, before the lowest point: what fastai and Lightning
+    suggest, on the safe side. At the lowest point learning and breaking are in balance (Smith 2017,
+    section 3.3), so a good rate lies between the two. None where the loss falls nowhere.
     """
     finite = [point for point in points if math.isfinite(point.loss)]
     if len(finite) <= 2 * FIRST_POINTS:
@@ -182,4 +183,4 @@ def suggest_factor(points: Sequence[SweptPoint]) -> float | None:
     lowest = int(smoothed.argmin())
     slopes = np.gradient(smoothed, np.log(factors))[: lowest + 1]
     steepest = int(slopes.argmin())
-    return factors[steepest] if slopes[steepest] < 0 else None
+    return (factors[steepest], factors[lowest]) if slopes[steepest] < 0 else None

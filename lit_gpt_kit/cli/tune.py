@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_gpt_kit.callbacks.rate_sweep import RateSweep, smooth, suggest_factor
+from lit_gpt_kit.callbacks.rate_sweep import RateSweep, smooth, suggest_factors
 from lit_gpt_kit.cli.defaults import progress
 from lit_gpt_kit.cli.parsing import without
 from lit_gpt_kit.cli.train import TrainingCLI, quieten_libraries
@@ -145,21 +145,24 @@ class TuningCLI(TrainingCLI):
     @rank_zero_only
     def _say_where_results_are(self) -> None:
         points = self.sweep.points
-        factor = suggest_factor(points)
+        factors = suggest_factors(points)
         table = self.run_dir / "lr_find.csv"
         write_atomically(table, self._table())
-        print(f"\nwritten to {table}{self._draw(factor)}")
-        if factor is None:
+        print(f"\nwritten to {table}{self._draw(factors)}")
+        if factors is None:
             raise InputError(
                 "the loss falls nowhere between "
                 f"--lowest {self.sweep.factors[0]:g} and --highest {self.sweep.factors[-1]:g} "
                 "times the configured rates; widen the range, or look at the data"
             )
-        print(f"steepest fall of the loss at {factor:.3g} times the configured rates:")
-        rates = {name: round_to(rate * factor) for name, rate in self._configured_rates().items()}
-        for name, rate in rates.items():
-            print(f"  {name}: {rate:g}")
-        self._say_next([f"--model.optimizer.{name}={rate:g}" for name, rate in rates.items()])
+        flags: list[str] = []
+        for what, factor in zip(("is lowest", "falls fastest"), reversed(factors), strict=True):
+            rates = {n: round_to(rate * factor) for n, rate in self._configured_rates().items()}
+            shown = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+            print(f"the loss {what:>13} at {factor:8.3g} x the configured rates: {shown}")
+            flags = [f"--model.optimizer.{name}={rate:g}" for name, rate in rates.items()]
+        print("good rates lie between the two; the lower is the safe one")
+        self._say_next(flags)
 
     def _table(self) -> str:
         text = StringIO(newline="")
@@ -173,7 +176,7 @@ class TuningCLI(TrainingCLI):
             writer.writerow([f"{number:.7g}" for number in numbers])
         return text.getvalue()
 
-    def _draw(self, factor: float | None) -> str:
+    def _draw(self, factors: tuple[float, float] | None) -> str:
         try:
             from lit_gpt_kit.callbacks.rate_sweep_plot import draw_sweep
         except ModuleNotFoundError as error:
@@ -181,7 +184,7 @@ class TuningCLI(TrainingCLI):
                 raise
             return " (no picture: matplotlib is not installed; pip install 'lit-gpt-kit[plot]')"
         image = io.BytesIO()
-        figure = draw_sweep(self.sweep.points, factor, f"learning rate: {self.run_name}")
+        figure = draw_sweep(self.sweep.points, factors, f"learning rate: {self.run_name}")
         figure.savefig(image, format="png", dpi=PIXELS_PER_INCH)
         path = self.run_dir / "plots" / "lr_find.png"
         write_atomically(path, image.getvalue())

@@ -18,7 +18,7 @@ from lit_gpt_kit.callbacks.rate_sweep import (
     SweptPoint,
     is_over,
     smooth,
-    suggest_factor,
+    suggest_factors,
 )
 from lit_gpt_kit.errors import InputError
 from tests.tiny import TINY, make_task, make_trainer
@@ -139,23 +139,36 @@ def falling(factor: float) -> float:
     return 5.0 - 3.0 / (1 + math.exp(-4 * math.log(factor / 0.1)))
 
 
+def steepest(points: list[SweptPoint]) -> float:
+    found = suggest_factors(points)
+    assert found is not None
+    return found[0]
+
+
+def test_says_where_the_loss_is_lowest() -> None:
+    found = suggest_factors(curve(lambda factor: 3 + math.log(factor / 2) ** 2 / 9))
+    assert found is not None
+    assert found[1] == pytest.approx(2.0, rel=0.1)
+    assert found[0] < found[1]
+
+
 def test_suggests_where_the_loss_falls_fastest() -> None:
-    assert suggest_factor(curve(falling)) == pytest.approx(0.1, rel=0.05)
+    assert steepest(curve(falling)) == pytest.approx(0.1, rel=0.05)
 
 
 def test_looks_no_further_than_the_lowest_loss() -> None:
     points = curve(lambda factor: falling(factor) + (20.0 if 3 < factor < 30 else 0.0))
-    assert suggest_factor(points) == pytest.approx(0.1, rel=0.05)
+    assert steepest(points) == pytest.approx(0.1, rel=0.05)
 
 
 def test_losses_through_the_roof_do_not_reach_back() -> None:
     points = [*curve(falling)[:150], *(SweptPoint(10.0, 1e9),) * 5]
-    assert suggest_factor(points) == pytest.approx(0.1, rel=0.05)
+    assert steepest(points) == pytest.approx(0.1, rel=0.05)
 
 
 def test_a_loss_that_rises_suggests_nothing() -> None:
-    assert suggest_factor(curve(lambda factor: 1.0 + factor)) is None
-    assert suggest_factor(curve(falling)[:8]) is None
+    assert suggest_factors(curve(lambda factor: 1.0 + factor)) is None
+    assert suggest_factors(curve(falling)[:8]) is None
 
 
 def test_smoothed_losses_are_means_of_neighbours() -> None:

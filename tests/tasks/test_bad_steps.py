@@ -230,6 +230,23 @@ def test_stops_after_too_many_in_a_row(make_data: MakeData, tmp_path: Path) -> N
         assert torch.equal(value, states.after[2][name])
 
 
+def test_a_run_that_stopped_goes_on_behind_the_bad_steps(
+    make_data: MakeData, tmp_path: Path
+) -> None:
+    spoiled = dict.fromkeys(range(3, 7), float("nan"))
+    with pytest.raises(InputError):
+        make_trainer(tmp_path, 10).fit(spoil(spoiled, max_bad_steps=4), make_data())
+    task = make_task()
+    path = tmp_path / "checkpoints" / "before-bad-steps.ckpt"
+    trainer = make_trainer(tmp_path, 10)
+    trainer.fit(task, make_data(), ckpt_path=path, weights_only=True)
+    assert trainer.global_step == 10
+
+    through = spoil(spoiled)
+    make_trainer(tmp_path, 10).fit(through, make_data())
+    assert_same(state(task), state(through))
+
+
 def test_a_good_step_between_counts_anew(make_data: MakeData, tmp_path: Path) -> None:
     spoiled = {step: float("nan") for step in range(1, 9) if step % 3}
     trainer = make_trainer(tmp_path, 9)
