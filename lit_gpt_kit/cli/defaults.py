@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 
 from lit_gpt_kit.callbacks.classification_metrics import ClassificationMetrics
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
+from lit_gpt_kit.callbacks.loss_spikes import LossSpikes
 from lit_gpt_kit.callbacks.prediction_writer import PredictionWriter
 from lit_gpt_kit.callbacks.throughput import Throughput
 from lit_gpt_kit.cli.interrupt import StopOnInterrupt
@@ -36,7 +37,7 @@ def complete_callbacks(
     # Throughput comes before the progress that shows its number.
     wanted: list[Callback] = [Throughput()] if command == "fit" else []
     if not silent:
-        wanted.append(StepBar() if sys.stdout.isatty() else ProgressLines())
+        wanted.append(progress())
     if command == "predict":
         wanted.append(PredictionWriter(run_dir / "predictions.jsonl"))
     elif isinstance(module, SequenceClassification):
@@ -46,8 +47,13 @@ def complete_callbacks(
         last = last or LastCheckpoint(run_dir / "checkpoints")
         # The best checkpoint comes before the last one, which holds its score.
         wanted += [*_best_checkpoint(run_dir, module), last]
-        wanted += [StopOnInterrupt(last), Narrator(run_dir)]
+        wanted += [StopOnInterrupt(last), Narrator(run_dir), LossSpikes(run_dir)]
     return [*given, *(callback for callback in wanted if not _stands_in(given, callback))]
+
+
+def progress() -> ProgressBar:
+    """A bar in a terminal, lines elsewhere."""
+    return StepBar() if sys.stdout.isatty() else ProgressLines()
 
 
 def complete_loggers(configured: Any, run_dir: Path, run_name: str) -> list[Logger] | bool:

@@ -80,6 +80,11 @@ class TrainLoader:
         first = num_parts * self.batch_warmup.rows_before(step, self.batch_size)
         return np.arange(first, first + num_parts * self.batch_warmup.rows(step, self.batch_size))
 
+    def rows_of_step(self, step: int) -> Numbers:
+        """Where in the stream the rows of a step begin, over its micro-batches and all ranks."""
+        samples = self.samples_of_step(step)
+        return row_starts(samples, self.stream.num_tokens, self.block_size, self.seed)
+
     def state_dict(self) -> dict[str, Any]:
         """Nothing; that it is here tells Lightning that a run may stop in mid-epoch."""
         return {}

@@ -56,6 +56,8 @@ class Task(ExactStep):
         lora: train adapters of this kind instead of the weights.
         freeze: patterns of names of weights that stay as they are, such as `model.blocks.[0-3].*`.
         layer_lr_decay: the learning rate of each layer is that of the layer above times this.
+        max_bad_steps: stop after so many steps in a row whose loss or gradient is not finite; 0 is
+            never.
     """
 
     monitor = "val/loss"
@@ -70,12 +72,15 @@ class Task(ExactStep):
         lora: LoRAConfig | None = None,
         freeze: Sequence[str] = (),
         layer_lr_decay: float = 1.0,
+        max_bad_steps: int = 10,
     ) -> None:
         super().__init__()
         if lora is not None and pretrained is None:
             raise InputError("lora adapts a model that is there; set pretrained, the model")
         if not 0.0 < layer_lr_decay <= 1.0:
             raise InputError(f"layer_lr_decay={layer_lr_decay} must be above 0 and at most 1")
+        if max_bad_steps < 0:
+            raise InputError(f"max_bad_steps={max_bad_steps} must be at least 0")
         # A checkpoint keeps the configuration as primitives.
         self.gpt = gpt if isinstance(gpt, GPTConfig) else GPTConfig(**gpt)
         self.optimizer = optimizer
@@ -84,6 +89,7 @@ class Task(ExactStep):
         self.adapters = None if lora is None else AdapterTraining(lora, str(pretrained))
         self.freeze_patterns = tuple(freeze)
         self.layer_lr_decay = layer_lr_decay
+        self.max_bad_steps = max_bad_steps
         self.model: GPT | None = None
         self.tokenizer: Tokenizer | None = None
         self._pretrained_model: GPT | None = None

@@ -43,6 +43,8 @@ class SequenceClassification(Task):
             that it has this one.
         label_names: the labels in the order of their numbers; by default the data's.
         is_multi_label: a row may have several labels; by default as the data says.
+        max_bad_steps: stop after so many steps in a row whose loss or gradient is not finite; 0 is
+            never.
     """
 
     def __init__(
@@ -57,8 +59,11 @@ class SequenceClassification(Task):
         class_weights: Literal["balanced"] | dict[str, float] | None = None,
         label_names: Sequence[str] | None = None,
         is_multi_label: bool = False,
+        max_bad_steps: int = 10,
     ) -> None:
-        super().__init__(gpt, optimizer, lr_schedule, pretrained, lora, freeze, layer_lr_decay)
+        super().__init__(
+            gpt, optimizer, lr_schedule, pretrained, lora, freeze, layer_lr_decay, max_bad_steps
+        )
         # A label that is a number may be written as one in YAML.
         self.class_weights = (
             {str(name): weight for name, weight in class_weights.items()}

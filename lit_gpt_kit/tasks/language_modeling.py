@@ -52,6 +52,8 @@ class LanguageModeling(Task):
         layer_lr_decay: the learning rate of each layer is that of the layer above times this.
         predict_top_k: how many likeliest next tokens `predict` returns.
         window_warmup: early steps of training cut their rows into shorter ones.
+        max_bad_steps: stop after so many steps in a row whose loss or gradient is not finite; 0 is
+            never.
     """
 
     def __init__(
@@ -65,8 +67,11 @@ class LanguageModeling(Task):
         layer_lr_decay: float = 1.0,
         predict_top_k: int = 5,
         window_warmup: WindowWarmup | None = None,
+        max_bad_steps: int = 10,
     ) -> None:
-        super().__init__(gpt, optimizer, lr_schedule, pretrained, lora, freeze, layer_lr_decay)
+        super().__init__(
+            gpt, optimizer, lr_schedule, pretrained, lora, freeze, layer_lr_decay, max_bad_steps
+        )
         self.predict_top_k = predict_top_k
         self.window_warmup = window_warmup
         self.val_metrics = NextTokenMetrics()

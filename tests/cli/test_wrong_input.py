@@ -611,3 +611,15 @@ def test_no_model_is_named(project: Path) -> None:
 )
 def test_wrong_tokenizer_argument(arguments: list[str], words: list[str], project: Path) -> None:
     assert_says(run(project, "tokenizer", *arguments).complaint, *words)
+
+
+# ---- the global batch ----
+
+
+def test_global_batch_that_does_not_come_out_even(project: Path) -> None:
+    complaint = run(project, *FIT, "--data.global_batch_tokens=100").complaint
+    assert complaint == (
+        "global_batch_tokens=100 is no whole number of micro-batches of batch_size=4 x "
+        "block_size=16 = 64 tokens; nearest: 64 and 128"
+    )
+    assert nothing_is_left(project)
