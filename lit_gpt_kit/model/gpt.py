@@ -6,7 +6,7 @@ Each Block adds what attention gathered from earlier tokens, then what the MLP m
 residual stream of width `embed_dim` (pre-norm, as GPT-2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -59,6 +59,15 @@ class Block(nn.Module):
         return out
 
 
+BlockRunner = Callable[[nn.Module, Tensor, View, KVCache | None], Tensor]
+
+
+def run_once(block: nn.Module, x: Tensor, view: View, cache: KVCache | None) -> Tensor:
+    """The plain way to run a block."""
+    out: Tensor = block(x, view, cache)
+    return out
+
+
 class GPT(nn.Module):
     """The network of `config`, with fresh weights.
 
@@ -94,6 +103,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = build_norm(config)
         self.lm_head = Head(config.embed_dim, config.vocab_size, config.logit_softcap)
+        self.run_block: BlockRunner = run_once  # execution.py knows other ways
         self.tie_weights()
         if initialize:
             self.init_weights()
@@ -200,7 +210,7 @@ class GPT(nn.Module):
             x = x + self.position_embedding(positions)
         x = self.dropout(x)
         for layer, block in enumerate(self.blocks):
-            x = block(x, views[self.config.attention_kind(layer)], cache)
+            x = self.run_block(block, x, views[self.config.attention_kind(layer)], cache)
         if cache is not None:
             cache.lengths = [old + new for old, new in zip(cache.lengths, counts, strict=True)]
         hidden: Tensor = self.norm(x)

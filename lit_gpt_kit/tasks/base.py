@@ -21,6 +21,7 @@ from lit_gpt_kit.checkpoints.native import (
 )
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.execution import ExecutionConfig, apply_execution, check_compiler
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.lora import LoRAConfig
 from lit_gpt_kit.optim.groups import decay_groups, freeze, keep_configured_values, scale_rates
@@ -56,6 +57,7 @@ class Task(ExactStep):
         lora: train adapters of this kind instead of the weights.
         freeze: patterns of names of weights that stay as they are, such as `model.blocks.[0-3].*`.
         layer_lr_decay: the learning rate of each layer is that of the layer above times this.
+        execution: how the network is run in training: compiled, activations made twice.
     """
 
     monitor = "val/loss"
@@ -70,6 +72,7 @@ class Task(ExactStep):
         lora: LoRAConfig | None = None,
         freeze: Sequence[str] = (),
         layer_lr_decay: float = 1.0,
+        execution: ExecutionConfig = ExecutionConfig(),  # noqa: B008
     ) -> None:
         super().__init__()
         if lora is not None and pretrained is None:
@@ -84,6 +87,7 @@ class Task(ExactStep):
         self.adapters = None if lora is None else AdapterTraining(lora, str(pretrained))
         self.freeze_patterns = tuple(freeze)
         self.layer_lr_decay = layer_lr_decay
+        self.execution = execution
         self.model: GPT | None = None
         self.tokenizer: Tokenizer | None = None
         self._pretrained_model: GPT | None = None
@@ -185,6 +189,13 @@ class Task(ExactStep):
             self.adapters.add_to(self.model, is_bf16)
         if self.freeze_patterns:
             freeze(self, self.freeze_patterns)
+        if self._is_fitting():
+            if self.execution.compile:
+                check_compiler(self.trainer.strategy.root_device)
+            apply_execution(self.model, self.execution)
+
+    def _is_fitting(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == "fit"
 
     def _take_tokenizer(self, datamodule: Any) -> None:
         """The data's tokenizer: the model's own, perhaps with another chat template."""

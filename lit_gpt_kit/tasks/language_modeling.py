@@ -1,7 +1,7 @@
 """LanguageModeling: next-token training, for pretraining and fine-tuning alike."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_gpt_kit.generation.generate import complete
 from lit_gpt_kit.generation.sampling import SamplingConfig
 from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.execution import ExecutionConfig
 from lit_gpt_kit.model.lora import LoRAConfig
 from lit_gpt_kit.model.loss import IGNORE_INDEX, next_token_loss
 from lit_gpt_kit.tasks.base import OptimizerFactory, ScheduleFactory, Task
@@ -50,6 +51,7 @@ class LanguageModeling(Task):
         freeze: patterns of names of weights that stay as they are, such as `model.blocks.[0-3].*`.
         layer_lr_decay: the learning rate of each layer is that of the layer above times this.
         predict_top_k: how many likeliest next tokens `predict` returns.
+        execution: how the network is run in training: compiled, activations made twice.
     """
 
     def __init__(
@@ -62,8 +64,11 @@ class LanguageModeling(Task):
         freeze: Sequence[str] = (),
         layer_lr_decay: float = 1.0,
         predict_top_k: int = 5,
+        execution: ExecutionConfig = ExecutionConfig(),  # noqa: B008
     ) -> None:
-        super().__init__(gpt, optimizer, lr_schedule, pretrained, lora, freeze, layer_lr_decay)
+        super().__init__(
+            gpt, optimizer, lr_schedule, pretrained, lora, freeze, layer_lr_decay, execution
+        )
         self.predict_top_k = predict_top_k
         self.val_metrics = NextTokenMetrics()
         self.test_metrics = NextTokenMetrics()
@@ -181,8 +186,11 @@ class LanguageModeling(Task):
         """Generation's state of the module, within the body."""
         was_training = self.training
         self.eval()
+        # Each length of the text so far would be compiled anew.
+        is_compiled = self.execution.compile
+        stance = torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), stance:
                 yield
         finally:
             self.train(was_training)
