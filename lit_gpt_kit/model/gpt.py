@@ -18,6 +18,7 @@ from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.attention import CausalSelfAttention
 from lit_gpt_kit.model.config import AttentionKind, GPTConfig
 from lit_gpt_kit.model.experts import MixtureOfExperts
+from lit_gpt_kit.model.flex import has_flex
 from lit_gpt_kit.model.head import Head
 from lit_gpt_kit.model.kv_cache import KVCache
 from lit_gpt_kit.model.mlp import MLP
@@ -244,12 +245,19 @@ class GPT(nn.Module):
     ) -> View:
         window = self.config.sliding_window if kind == "window" else None
         if cache is None:
-            view = view_row(positions.shape[-1], window, document_ids, positions.device)
+            use_flex = self._can_use_flex(positions.device)
+            view = view_row(positions.shape[-1], window, document_ids, positions.device, use_flex)
         else:
             view = cache.view(kind, positions, counts)
         is_other = kind == "window" and self.window_rotary is not None
         rotary = self.window_rotary if is_other else self.rotary
         return view if rotary is None else replace(view, rotary=rotary(positions, num_positions))
+
+    def _can_use_flex(self, device: torch.device) -> bool:
+        """FlexAttention drops no weights, and its scores are not capped here."""
+        drops = self.training and self.config.dropout > 0
+        is_plain = self.config.attention_softcap is None and not drops
+        return is_plain and has_flex(device) and not torch.compiler.is_exporting()
 
     def forward(
         self,

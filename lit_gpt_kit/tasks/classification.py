@@ -50,7 +50,7 @@ class SequenceClassification(Task):
     def __init__(
         self,
         gpt: GPTConfig = GPTConfig(),  # noqa: B008
-        optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=5e-5),
+        optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=5e-5, fused=True),
         lr_schedule: ScheduleFactory | None = None,
         pretrained: str | None = None,
         lora: LoRAConfig | None = None,

@@ -57,7 +57,7 @@ class LanguageModeling(Task):
     def __init__(
         self,
         gpt: GPTConfig = GPTConfig(),  # noqa: B008
-        optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=3e-4),
+        optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=3e-4, fused=True),
         lr_schedule: ScheduleFactory | None = None,
         pretrained: str | None = None,
         lora: LoRAConfig | None = None,
