@@ -24,6 +24,7 @@ from lit_gpt_kit.checkpoints.native import (
     read_checkpoint,
     read_description,
 )
+from lit_gpt_kit.cli.allocator import keep_freed_memory
 from lit_gpt_kit.cli.config_errors import one_line
 from lit_gpt_kit.cli.config_files import check_config_files, chooses_class
 from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers
@@ -209,6 +210,8 @@ class TrainingCLI(LightningCLI):
             print(f"precision: {self._precision}")
         if self.command != "fit":
             self._begin_run_folder()
+        elif self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         try:
             super()._run_subcommand(subcommand)
         except SystemExit:
