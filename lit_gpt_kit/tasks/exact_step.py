@@ -157,7 +157,8 @@ class ExactStep(LightningModule):
         self.log("train/lr", lr)
         self.log("train/grad_norm", _whole(norm))
         if self._step_loss is not None:
-            self.log("train/loss", self._step_loss, prog_bar=True)
+            # Lightning reads what it shows at every batch, so it must not lie on a GPU.
+            self.log("train/loss", self._step_loss.cpu(), prog_bar=True)
             self.log("train/tokens", float(self.num_tokens_seen))
 
     def _scale_gradients(self, optimizer: Optimizer, factor: Tensor) -> None:
