@@ -24,9 +24,11 @@ from lit_gpt_kit.checkpoints.native import (
     read_checkpoint,
     read_description,
 )
+from lit_gpt_kit.cli.allocator import keep_freed_memory
 from lit_gpt_kit.cli.config_errors import one_line
 from lit_gpt_kit.cli.config_files import check_config_files, chooses_class
 from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers
+from lit_gpt_kit.cli.precision import PrecisionTrainer, choose_precision
 from lit_gpt_kit.cli.run_folder import PRETRAINED, ROOT, choose_run, point_latest_to, run_name
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
@@ -70,12 +72,14 @@ class TrainingCLI(LightningCLI):
         self.command = command
         self._arguments = arguments
         self._description: Description | None = None
+        self._precision = ""
         self.exit_status = 0
         parser_kwargs = {"exit_on_error": False}
         super().__init__(
             LightningModule,
             LightningDataModule,
             save_config_callback=None,
+            trainer_class=PrecisionTrainer,
             seed_everything_default=0,
             trainer_defaults={"enable_model_summary": False, "log_every_n_steps": 10},
             parser_kwargs={**parser_kwargs, "prog": "lit-gpt", command: dict(parser_kwargs)},
@@ -143,6 +147,10 @@ class TrainingCLI(LightningCLI):
         self._run_dir_is_new = not self.run_dir.exists() or not any(self.run_dir.iterdir())
         settings.ckpt_path = None if checkpoint is None else str(checkpoint)
         settings.weights_only = True
+        if settings.trainer.precision == "auto":
+            # The run folder's config.yaml holds the choice, so that it repeats the run anywhere.
+            settings.trainer.precision, reason = choose_precision(settings.trainer.accelerator)
+            self._precision = f"{settings.trainer.precision}, {reason}"
         if self.command == "predict":
             settings.return_predictions = False  # they are written; nobody is there to take them
         if checkpoint is not None:
@@ -198,8 +206,12 @@ class TrainingCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command; Lightning makes a SystemExit of an interruption."""
+        if self._precision and self.trainer.is_global_zero:
+            print(f"precision: {self._precision}")
         if self.command != "fit":
             self._begin_run_folder()
+        elif self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         try:
             super()._run_subcommand(subcommand)
         except SystemExit:

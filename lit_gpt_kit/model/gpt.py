@@ -6,7 +6,7 @@ Each Block adds what attention gathered from earlier tokens, then what the MLP m
 residual stream of width `embed_dim` (pre-norm, as GPT-2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,6 +19,7 @@ from lit_gpt_kit.model.attention import CausalSelfAttention
 from lit_gpt_kit.model.config import AttentionKind, GPTConfig
 from lit_gpt_kit.model.dropout import Dropout
 from lit_gpt_kit.model.experts import MixtureOfExperts
+from lit_gpt_kit.model.flex import has_flex
 from lit_gpt_kit.model.head import Head
 from lit_gpt_kit.model.kv_cache import KVCache
 from lit_gpt_kit.model.mlp import MLP
@@ -61,6 +62,15 @@ class Block(nn.Module):
         return out
 
 
+BlockRunner = Callable[[nn.Module, Tensor, View, KVCache | None], Tensor]
+
+
+def run_once(block: nn.Module, x: Tensor, view: View, cache: KVCache | None) -> Tensor:
+    """The plain way to run a block."""
+    out: Tensor = block(x, view, cache)
+    return out
+
+
 class GPT(nn.Module):
     """The network of `config`, with fresh weights.
 
@@ -96,6 +106,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = build_norm(config)
         self.lm_head = Head(config.embed_dim, num_rows, config.logit_softcap)
+        self.run_block: BlockRunner = run_once  # execution.py knows other ways
         self.tie_weights()
         if initialize:
             self.init_weights()
@@ -206,7 +217,7 @@ class GPT(nn.Module):
             x = x + self.position_embedding(positions)
         x = self.dropout(x)
         for layer, block in enumerate(self.blocks):
-            x = block(x, views[self.config.attention_kind(layer)], cache)
+            x = self.run_block(block, x, views[self.config.attention_kind(layer)], cache)
         if cache is not None:
             cache.lengths = [old + new for old, new in zip(cache.lengths, counts, strict=True)]
         hidden: Tensor = self.norm(x)
@@ -240,12 +251,19 @@ class GPT(nn.Module):
     ) -> View:
         window = self.config.sliding_window if kind == "window" else None
         if cache is None:
-            view = view_row(positions.shape[-1], window, document_ids, positions.device)
+            use_flex = self._can_use_flex(positions.device)
+            view = view_row(positions.shape[-1], window, document_ids, positions.device, use_flex)
         else:
             view = cache.view(kind, positions, counts)
         is_other = kind == "window" and self.window_rotary is not None
         rotary = self.window_rotary if is_other else self.rotary
         return view if rotary is None else replace(view, rotary=rotary(positions, num_positions))
+
+    def _can_use_flex(self, device: torch.device) -> bool:
+        """FlexAttention drops no weights, and its scores are not capped here."""
+        drops = self.training and self.config.dropout > 0
+        is_plain = self.config.attention_softcap is None and not drops
+        return is_plain and has_flex(device) and not torch.compiler.is_exporting()
 
     def forward(
         self,

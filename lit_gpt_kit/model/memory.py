@@ -33,7 +33,7 @@ PRECISIONS: dict[Use, tuple[Precision, ...]] = {
 WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "bf16-mixed": 4, "int8": 2}
 COMPUTE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "bf16-mixed": 2, "int8": 2}
 FLOAT, BFLOAT16 = 4, 2
-MAX_LOGITS = 2**26
+MAX_LOGITS = 2**25
 """Most logits that the loss holds at once (loss.py)."""
 PREFILL_CHUNK = 2048
 """Most tokens of a prompt that generation reads at once (generation/decoder.py)."""

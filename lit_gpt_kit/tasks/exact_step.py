@@ -207,7 +207,8 @@ class ExactStep(LightningModule):
         assert self.step_gradient_norm is not None
         self.log("train/grad_norm", self.step_gradient_norm)
         if self.step_loss is not None:
-            self.log("train/loss", self.step_loss, prog_bar=True)
+            # Lightning reads what it shows at every batch, so it must not lie on a GPU.
+            self.log("train/loss", self.step_loss.cpu(), prog_bar=True)
             self.log("train/tokens", float(self.num_tokens_seen))
 
     def _scale_gradients(self, optimizer: Optimizer, factor: Tensor) -> None:
