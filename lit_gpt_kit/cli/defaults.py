@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
+from lightning.pytorch.strategies import Strategy
 
 from lit_gpt_kit.callbacks.classification_metrics import ClassificationMetrics
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
 from lit_gpt_kit.callbacks.prediction_writer import PredictionWriter
 from lit_gpt_kit.callbacks.throughput import Throughput
+from lit_gpt_kit.checkpoints.sealed_io import SealedCheckpointIO
 from lit_gpt_kit.cli.interrupt import StopOnInterrupt
 from lit_gpt_kit.cli.narrator import Narrator
 from lit_gpt_kit.cli.progress import ProgressLines, StepBar
@@ -64,6 +67,20 @@ def complete_loggers(configured: Any, run_dir: Path, run_name: str) -> list[Logg
         return [MetricsCSV(run_dir), build_wandb_logger(run_dir, run_name)]
     given = configured if isinstance(configured, list) else [configured]
     return [MetricsCSV(run_dir), *given]
+
+
+def seal_checkpoints(trainer: Trainer) -> None:
+    """Have the checkpoints sealed, unless the configuration says what writes them.
+
+    So they are where a plugin only wraps Lightning's own, and strategies that have a way of their
+    own keep it.
+    """
+    strategy: Any = trainer.strategy
+    chosen = strategy._checkpoint_io
+    if isinstance(chosen, _WrappingCheckpointIO) and chosen.checkpoint_io is None:
+        chosen.checkpoint_io = SealedCheckpointIO()
+    elif chosen is None and type(strategy).checkpoint_io is Strategy.checkpoint_io:
+        strategy.checkpoint_io = SealedCheckpointIO()
 
 
 def _best_checkpoint(run_dir: Path, module: LightningModule) -> list[Callback]:

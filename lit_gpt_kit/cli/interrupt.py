@@ -74,9 +74,9 @@ class StopOnInterrupt(Callback):
         if trainer.world_size > 1:
             was_asked = trainer.strategy.reduce_boolean_decision(was_asked, all=False)
         if was_asked:
-            if not trainer.sanity_checking:
-                self._last_checkpoint.save(trainer)
             if trainer.training:
                 # Lightning logs a step after this hook, which it will not come to.
                 trainer._logger_connector.update_train_step_metrics()
+            if not trainer.sanity_checking:
+                self._last_checkpoint.save(trainer)
             raise KeyboardInterrupt
