@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import signal
 import warnings
 from argparse import ArgumentError
 from contextlib import suppress
@@ -28,6 +29,7 @@ from lit_gpt_kit.checkpoints.native import (
 from lit_gpt_kit.cli.config_errors import one_line
 from lit_gpt_kit.cli.config_files import check_config_files, chooses_class
 from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers, seal_checkpoints
+from lit_gpt_kit.cli.interrupt import StopOnInterrupt
 from lit_gpt_kit.cli.run_folder import (
     CHECKPOINTS,
     PRETRAINED,
@@ -43,7 +45,6 @@ from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
 
 PLACES = ("config", "run_dir", "ckpt_path", "weights_only", "output", "return_predictions")
 """Keys of a command that say where, not what: a repeated run chooses its own."""
-INTERRUPTED = 130
 DEFAULT_CLASSES = {"model": "lit_gpt_kit.LanguageModeling", "data": "lit_gpt_kit.TextDataModule"}
 CHECKPOINT_HELP = {
     "fit": "Go on from `last`, the run's last checkpoint, or from a checkpoint or run folder.",
@@ -73,7 +74,7 @@ class TrainingCLI(LightningCLI):
         arguments: the command line after it.
 
     Attributes:
-        exit_status: 0, or 130 where the run was interrupted.
+        exit_status: 0, or where a signal stopped the run 128 and its number: 130 for Ctrl-C.
     """
 
     def __init__(self, command: str, arguments: list[str]) -> None:
@@ -226,7 +227,7 @@ class TrainingCLI(LightningCLI):
         except SystemExit:
             if not self.trainer.interrupted:
                 raise
-            self.exit_status = INTERRUPTED
+            self.exit_status = self._interrupted_by()
             self._say_how_to_continue()
             self._forget_run_folder()
             return
@@ -239,6 +240,12 @@ class TrainingCLI(LightningCLI):
             self._forget_run_folder()
             return
         self._say_where_results_are()
+
+    def _interrupted_by(self) -> int:
+        """128 and the signal's number, as a shell says it: never 0, for the run is not done."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        numbers = (c.signal_number for c in callbacks if isinstance(c, StopOnInterrupt))
+        return 128 + (next(numbers, 0) or signal.SIGINT)
 
     @rank_zero_only
     def _begin_run_folder(self) -> None:
