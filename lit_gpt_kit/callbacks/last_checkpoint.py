@@ -55,8 +55,7 @@ class LastCheckpoint(Checkpoint):
         """
         if not step_is_done(trainer, batch_idx) or validation_follows(trainer, batch_idx):
             return
-        stops = trainer.should_stop or trainer.global_step == trainer.max_steps
-        if stops or self._is_due(trainer):
+        if _stops(trainer) or self._is_due(trainer):
             # Lightning logs a step after this hook, and a run that goes on does not log it again.
             trainer._logger_connector.update_train_step_metrics()
             self.save(trainer)
@@ -65,7 +64,8 @@ class LastCheckpoint(Checkpoint):
         """Remember where the loops stand, and save where `every_n_steps` says so."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._loops_before_validation = _loops_with_validation_begun(trainer)
-            if self._is_due(trainer):
+            # Of a run that has taken its last step Lightning believes that it is over.
+            if self._is_due(trainer) and not _stops(trainer):
                 self.save(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,13 +96,17 @@ class LastCheckpoint(Checkpoint):
             checkpoint["loops"]["fit_loop"] = self._loops_before_validation
 
 
+def _stops(trainer: Trainer) -> bool:
+    return trainer.should_stop or trainer.global_step == trainer.max_steps
+
+
 def _loops_with_validation_begun(trainer: Trainer) -> dict[str, Any]:
     """The state of the loops, with one batch of the validation under way.
 
     So Lightning repeats the validation when it goes on from there; of one that was not begun it
     believes that it is over.
     """
-    total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+    total: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
     total.ready = total.started = total.processed  # nothing is left of one that is now repeated
     loops = copy.deepcopy(trainer.fit_loop.state_dict())
     for counts in ("total", "current"):

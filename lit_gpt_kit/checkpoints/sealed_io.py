@@ -1,4 +1,4 @@
-"""What writes and reads the checkpoints of a Trainer: sealed files, in the run's way or beside it."""
+"""What writes and reads the checkpoints of a Trainer: sealed files, at once or by a thread."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor

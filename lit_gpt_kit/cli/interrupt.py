@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
@@ -108,6 +108,6 @@ class StopOnInterrupt(Callback):
             self._last_checkpoint.save(trainer)
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher):
-            # All ranks end by themselves; its observer would kill this one when the others are gone.
+            # All ranks end by themselves; its observer would kill this one when others are gone.
             launcher.procs.clear()
         raise KeyboardInterrupt

@@ -65,8 +65,9 @@ def choose_run(
         return chosen or started_from, checkpoint
     checkpoint = find_checkpoint(Path(ckpt_path))
     if command == "fit" and chosen is not None and _holds_run(chosen):
-        # One of its own, as where the last one is damaged, continues it.
-        if checkpoint.resolve().parent != (chosen / CHECKPOINTS).resolve():
+        # One of its own continues it, as where the last one is damaged.
+        is_its_own = checkpoint.resolve().parent == (chosen / CHECKPOINTS).resolve()
+        if not is_its_own:
             raise InputError(
                 f"{chosen} holds a run already; choose another --run_dir for one that starts from "
                 f"{checkpoint}, or continue it with --ckpt_path last"

@@ -256,6 +256,13 @@ class ClassificationDataModule(DataModule):
         collate = rows.collator(None if is_prediction else self._label_map())
         return RowEvalLoader(rows.tokens.lengths, collate, self.batch_size, *self._rank())
 
+    def training_content(self) -> tuple[str, list[Any]]:
+        """The rows of training and their labels."""
+        rows = self._rows["train"]
+        labels = [row.labels for row in rows.texts]
+        content = [rows.tokens.values, rows.tokens.ends, labels, self._label_map().names]
+        return f"{len(labels):,} rows", content
+
     def describe_steps(self, num_steps: float, num_ranks: int) -> str:
         """How much that many steps read, for people."""
         num_rows = len(self._rows["train"].texts)

@@ -112,6 +112,12 @@ class TextDataModule(DataModule):
         """All text, in pieces."""
         return (piece.text for piece in read_pieces(sources))
 
+    def training_content(self) -> tuple[str, list[Any]]:
+        """The tokens of training."""
+        stream = self.train_stream
+        content = [stream.store.info.sha256, stream.spans, self.isolate_documents]
+        return f"{stream.num_tokens:,} tokens", content
+
     def describe(self) -> str:
         """What there is to train on, for people."""
         return (
