@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_gpt_kit.checkpoints.native import LAST_FILE
-from lit_gpt_kit.steps import step_is_done, validation_follows
+from lit_gpt_kit.steps import count_batches, step_is_done, validation_follows
 
 
 class LastCheckpoint(Checkpoint):
@@ -94,6 +94,13 @@ class LastCheckpoint(Checkpoint):
         """
         if self._loops_before_validation is not None:
             checkpoint["loops"]["fit_loop"] = self._loops_before_validation
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Count the batches behind the run as it accumulates them now."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            count_batches(checkpoint["loops"]["fit_loop"], trainer.accumulate_grad_batches)
 
 
 def _stops(trainer: Trainer) -> bool:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from lit_gpt_kit import TextDataModule, TokenizerConfig
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
@@ -199,3 +200,34 @@ def test_a_validation_that_is_complete_is_not_repeated(
         record = RecordValidations()
         fit(tmp_path / name, data, 6, record, ckpt_path=path, **VALIDATED)
         assert record.losses.keys() == {6}
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5, 13])
+def test_a_run_goes_on_with_another_accumulation(
+    stop: int, tmp_path: Path, data: TextDataModule
+) -> None:
+    """An epoch has 9 steps of 8 rows; a validation follows every fourth."""
+
+    def go(folder: str, max_steps: int, batch_size: int, **options: Any) -> dict[str, Tensor]:
+        data.batch_size = batch_size
+        batches = 8 // batch_size
+        trainer = fit(
+            tmp_path / folder,
+            data,
+            max_steps,
+            LastCheckpoint(tmp_path / folder),
+            accumulate_grad_batches=batches,
+            val_check_interval=4 * batches,
+            check_val_every_n_epoch=None,
+            **options,
+        )
+        assert trainer.global_step == max_steps
+        return trainer.lightning_module.state_dict()
+
+    expected = go("through", 15, 8)
+    path = tmp_path / "parts" / "last.ckpt"
+    go("parts", stop, 8)
+    go("parts", stop + 1, 2, ckpt_path=path)
+    actual = go("parts", 15, 4, ckpt_path=path)
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-4)
