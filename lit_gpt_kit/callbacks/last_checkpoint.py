@@ -19,19 +19,25 @@ class LastCheckpoint(Checkpoint):
     be far from the last state.
 
     Args:
-        folder: where last.ckpt goes.
+        folder: where last.ckpt goes; by default checkpoints/ in the run folder.
         every_n_steps: also after so many optimiser steps; 0 is never.
+
+    Attributes:
+        path: last.ckpt, once a run has begun.
     """
 
-    def __init__(self, folder: str | Path, every_n_steps: int = 0) -> None:
-        self.path = Path(folder) / LAST_FILE
+    path: Path
+
+    def __init__(self, folder: str | Path | None = None, every_n_steps: int = 0) -> None:
+        self.folder = folder
         self.every_n_steps = every_n_steps
         self._saved_at_step = -1
         self._loops_before_validation: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Agree on the folder: ranks that named it after the time may have named two."""
-        self.path = trainer.strategy.broadcast(self.path)
+        folder = self.folder or Path(trainer.default_root_dir) / "checkpoints"
+        self.path = trainer.strategy.broadcast(Path(folder) / LAST_FILE)
 
     def save(self, trainer: Trainer) -> None:
         """Write last.ckpt, unless it holds this step already."""

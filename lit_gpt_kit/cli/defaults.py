@@ -46,7 +46,8 @@ def complete_callbacks(
         wanted.append(ClassificationMetrics())
     if command == "fit":
         last = next((c for c in given if isinstance(c, LastCheckpoint)), None)
-        last = last or LastCheckpoint(run_dir / "checkpoints")
+        last = last or LastCheckpoint()
+        last.folder = last.folder or run_dir / "checkpoints"
         # The best checkpoint comes before the last one, which holds its score.
         wanted += [*_best_checkpoint(run_dir, module), last]
         wanted += [StopOnInterrupt(last), Narrator(run_dir)]

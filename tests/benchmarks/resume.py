@@ -87,8 +87,7 @@ def write_project(folder: Path, num_steps: int, devices: int = 1, by_thread: boo
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "phase_writer.py").write_text(PHASE)
     (folder / "input.txt").write_text(TEXT * 60)
-    last = {"class_path": "lit_gpt_kit.callbacks.last_checkpoint.LastCheckpoint"}
-    last["init_args"] = {"folder": "CHECKPOINTS", "every_n_steps": 5}  # type: ignore[assignment]
+    last_checkpoint = "lit_gpt_kit.callbacks.last_checkpoint.LastCheckpoint"
     trainer: dict[str, Any] = {
         "accelerator": "cpu",
         "max_steps": num_steps,
@@ -98,7 +97,10 @@ def write_project(folder: Path, num_steps: int, devices: int = 1, by_thread: boo
         "val_check_interval": 14,
         "check_val_every_n_epoch": None,
         "logger": [],
-        "callbacks": [{"class_path": "phase_writer.Phase"}, last],
+        "callbacks": [
+            {"class_path": "phase_writer.Phase"},
+            {"class_path": last_checkpoint, "init_args": {"every_n_steps": 5}},
+        ],
     }
     if devices > 1:
         gloo = {"process_group_backend": "gloo"}
@@ -137,7 +139,6 @@ def write_project(folder: Path, num_steps: int, devices: int = 1, by_thread: boo
         },
     }
     for name in ("killed", "through"):
-        last["init_args"]["folder"] = f"runs/{name}/checkpoints"  # type: ignore[index]
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
 
 

@@ -1,6 +1,7 @@
 """A run whose last checkpoint is damaged, lost or cannot be written goes on from the one before."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,7 @@ def fit(project: Path, name: str, *flags: str) -> str:
     """A run that saves after each step; a validation follows the third and the sixth."""
     config = yaml.safe_load((project / "tiny.yaml").read_text())
     last = {"class_path": "lit_gpt_kit.callbacks.last_checkpoint.LastCheckpoint"}
-    init_args = {"folder": f"{name}/checkpoints", "every_n_steps": 1}
-    config["trainer"]["callbacks"] = [{**last, "init_args": init_args}]
+    config["trainer"]["callbacks"] = [{**last, "init_args": {"every_n_steps": 1}}]
     (project / "saving.yaml").write_text(yaml.safe_dump(config))
     result = run(project, "fit", "--config=saving.yaml", *FLAGS, f"--run_dir={name}", *flags)
     assert result.status == 0, result.err
@@ -58,15 +58,19 @@ def stopped(project: Path) -> Path:
     ("damaged", "damage", "named", "step"),
     [
         (["last"], alter, "previous", 4),
-        (["last"], cut, "previous", 4),
-        (["last", "previous"], alter, "best", 3),
+        (["last", "previous"], cut, "best", 3),
     ],
 )
 def test_the_command_that_is_named_goes_on_exactly(
-    damaged: list[str], damage: object, named: str, step: int, stopped: Path, project: Path
+    damaged: list[str],
+    damage: Callable[[Path], None],
+    named: str,
+    step: int,
+    stopped: Path,
+    project: Path,
 ) -> None:
     for name in damaged:
-        damage(stopped / f"{name}.ckpt")  # type: ignore[operator]
+        damage(stopped / f"{name}.ckpt")
     refused = run(project, "fit", "--config=saving.yaml", "--run_dir=parts", "--ckpt_path=last")
     command = (
         "lit-gpt fit --config parts/config.yaml --run_dir parts "
