@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lit_gpt_kit import TextDataModule, TokenizerConfig
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
+from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
+from tests.run_dir import read_metrics
 from tests.tiny import make_task, make_trainer
 
 VALIDATED = {"val_check_interval": 2, "check_val_every_n_epoch": None}
@@ -200,6 +202,24 @@ def test_a_validation_that_is_complete_is_not_repeated(
         record = RecordValidations()
         fit(tmp_path / name, data, 6, record, ckpt_path=path, **VALIDATED)
         assert record.losses.keys() == {6}
+
+
+def test_a_step_is_in_metrics_csv_before_it_is_in_a_checkpoint(
+    tmp_path: Path, data: TextDataModule
+) -> None:
+    """Killed in between, a run that goes on would not log it again."""
+    rows: dict[int, dict[str, float]] = {}
+
+    class ReadWhatIsLogged(Callback):
+        def on_save_checkpoint(self, trainer: Trainer, *args: Any) -> None:
+            rows[trainer.global_step] = read_metrics(tmp_path)[-1]
+
+    callbacks = [ReadWhatIsLogged(), LastCheckpoint(tmp_path, every_n_steps=1)]
+    fit(tmp_path, data, 5, *callbacks, logger=MetricsCSV(tmp_path), **VALIDATED)
+    assert {step: row["step"] for step, row in rows.items()} == {n: n for n in range(1, 6)}
+    assert all(row["train/loss"] > 0 for row in rows.values())
+    assert {step for step, row in rows.items() if row.get("val/loss", 0) > 0} == {2, 4}
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("stop", [3, 4, 5, 13])
