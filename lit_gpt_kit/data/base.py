@@ -13,6 +13,7 @@ from filelock import FileLock
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_gpt_kit.data.cache import hash_content
 from lit_gpt_kit.data.global_batch import GlobalBatch
 from lit_gpt_kit.data.order import Numbers
 from lit_gpt_kit.data.row_loader import Collate, RowTrainLoader
@@ -122,6 +123,28 @@ class DataModule(LightningDataModule):
                 if not path.exists():
                     train_tokenizer(choice, self.read_texts(sources)).save(path)
         return Tokenizer.from_file(path, end_token)
+
+    def training_content(self) -> tuple[str, list[Any]]:
+        """How much there is to train on, for people, and what it is: arrays, texts and numbers.
+
+        A hook for subclasses. Where a data module does not say it, a run goes on with any data.
+        """
+        return "", []
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint remembers of its data, primitives all; see `check_data`."""
+        size, content = self.training_content()
+        return {
+            "sources": list(self.sources),
+            "size": size,
+            "sha256": hash_content(content) if content else None,
+            "order": {
+                "seed": self.seed,
+                "block_size": self.block_size,
+                "rows_per_step": self.batch_size * self.batches_per_step * self._rank()[1],
+            },
+        }
 
     # ---- what the Trainer knows ----
 

@@ -269,6 +269,13 @@ class ClassificationDataModule(DataModule):
         numbers: list[int] = self._rows["train"].numbers[rows].tolist()
         return numbers
 
+    def training_content(self) -> tuple[str, list[Any]]:
+        """The rows of training and their labels."""
+        rows = self._rows["train"]
+        labels = [row.labels for row in rows.texts]
+        content = [rows.tokens.values, rows.tokens.ends, labels, self._label_map().names]
+        return f"{len(labels):,} rows", content
+
     def describe_steps(self, num_steps: float, num_ranks: int) -> str:
         """How much that many steps read, for people."""
         num_rows = len(self._rows["train"].texts)

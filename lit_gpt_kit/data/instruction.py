@@ -246,6 +246,12 @@ class InstructionDataModule(DataModule):
         order = {"predict": ("predict", "test", "val"), "test": ("test", "val")}.get(name, (name,))
         return next((self.splits[found] for found in order if found in self.splits), None)
 
+    def training_content(self) -> tuple[str, list[Any]]:
+        """The conversations of training, and what is learned of them."""
+        rows = self.splits["train"].rows
+        content = [rows.store.sha256, rows.numbers, rows.lengths, self.pack]
+        return f"{len(rows.numbers):,} conversations", content
+
     # ---- for people and callbacks ----
 
     def generation_examples(self, split: str) -> list[GenerationExample]:

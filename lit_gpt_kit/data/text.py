@@ -136,6 +136,12 @@ class TextDataModule(DataModule):
         starts: list[int] = self.train_dataloader().rows_of_step(step).tolist()
         return starts
 
+    def training_content(self) -> tuple[str, list[Any]]:
+        """The tokens of training."""
+        stream = self.train_stream
+        content = [stream.store.info.sha256, stream.spans, self.isolate_documents]
+        return f"{stream.num_tokens:,} tokens", content
+
     def describe(self) -> str:
         """What there is to train on, for people."""
         return (

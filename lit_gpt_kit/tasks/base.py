@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -28,7 +29,12 @@ from lit_gpt_kit.optim.groups import decay_groups, freeze, keep_configured_value
 from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.tasks.adapters import AdapterTraining, adapter_names
 from lit_gpt_kit.tasks.exact_step import ExactStep
-from lit_gpt_kit.tasks.matching import check_checkpoint, check_pretrained, fit_to_tokenizer
+from lit_gpt_kit.tasks.matching import (
+    check_checkpoint,
+    check_data,
+    check_pretrained,
+    fit_to_tokenizer,
+)
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
@@ -274,6 +280,7 @@ class Task(ExactStep):
         kept = only_primitives(checkpoint.get("hyper_parameters", {}))
         checkpoint["hyper_parameters"] = {**kept, **self.saved_settings()}
         checkpoint["lit_gpt_kit"]["num_tokens_seen"] = self.num_tokens_seen
+        checkpoint["lit_gpt_kit"]["data"] = self._data_identity()
         if self.adapters is not None:
             saved, weights = self._saved_names(), checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: weights[name] for name in weights if name in saved}
@@ -290,12 +297,23 @@ class Task(ExactStep):
         if self.tokenizer is None:
             self.tokenizer = saved.tokenizer
         check_checkpoint(self.gpt, self.tokenizer, saved)
+        data, saved_data = self._data_identity(), checkpoint["lit_gpt_kit"].get("data")
+        if data is not None and saved_data is not None:
+            check_data(data, saved_data)
         if self.adapters is not None:
             self.adapters.check(saved.adapter)
         elif saved.adapter is not None:
             raise InputError(
                 "the checkpoint holds adapters alone; give model.init_args.lora as it was trained"
             )
+
+    def _data_identity(self) -> dict[str, Any] | None:
+        """What the data that is trained on says of itself."""
+        if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
+            return None
+        data = getattr(self._trainer, "datamodule", None)
+        found: dict[str, Any] | None = getattr(data, "identity", None)
+        return found
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

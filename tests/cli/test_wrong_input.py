@@ -408,7 +408,10 @@ def test_checkpoint_cut_short(
     whole = finished.checkpoint.read_bytes()
     (project / "cut.ckpt").write_bytes(whole[: int(len(whole) * share)])
     complaint = read(project, reader, "cut.ckpt")
-    assert complaint == "cut.ckpt is not a whole checkpoint, perhaps cut short; use another one"
+    assert complaint == (
+        "cut.ckpt is not a whole checkpoint, it was cut short or altered; "
+        "there is no whole one beside it"
+    )
     assert nothing_is_left(project)
 
 
