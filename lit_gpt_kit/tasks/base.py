@@ -301,7 +301,10 @@ class Task(ExactStep):
             self.tokenizer = saved.tokenizer
         check_checkpoint(self.gpt, self.tokenizer, saved)
         data, saved_data = self._data_identity(), checkpoint["lit_gpt_kit"].get("data")
-        if data is not None and saved_data is not None:
+        # Of another task `load_state_dict` says that it is one.
+        names = checkpoint.get("state_dict", {}).keys()
+        is_of_this_task = not names or names == self._saved_names()
+        if is_of_this_task and data is not None and saved_data is not None:
             check_data(data, saved_data)
         if self.adapters is not None:
             self.adapters.check(saved.adapter)

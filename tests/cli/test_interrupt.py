@@ -53,6 +53,11 @@ def project(tmp_path: Path) -> Path:
     return project
 
 
+def importing(project: Path) -> dict[str, str]:
+    """An environment in which the project's modules are found."""
+    return {"PYTHONPATH": f"{project}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+
+
 def read_until(process: "subprocess.Popen[str]", stream: Any, text: str) -> None:
     watchdog = threading.Timer(120, process.kill)
     watchdog.start()
@@ -65,7 +70,7 @@ def read_until(process: "subprocess.Popen[str]", stream: Any, text: str) -> None
 
 
 def interrupt_at_the_gate(project: Path) -> "subprocess.Popen[str]":
-    process = start(project, *FIT, env={"PYTHONPATH": str(project)})
+    process = start(project, *FIT, env=importing(project))
     read_until(process, process.stdout, "at the gate")
     process.send_signal(signal.SIGINT)
     read_until(process, process.stderr, "stopping after this step (Ctrl-C again: at once)")
@@ -193,8 +198,7 @@ def test_one_rank_alone_is_asked_and_all_stop(project: Path) -> None:
     ddp = "--trainer.strategy=lightning.pytorch.strategies.DDPStrategy"
     gloo = "--trainer.strategy.process_group_backend=gloo"
     flags = ("--config=sent.yaml", "--run_dir=two", "--trainer.logger=[]", "--trainer.devices=2")
-    path = {"PYTHONPATH": f"{project}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    stopped = run_process(project, "fit", *flags, ddp, gloo, env=path)
+    stopped = run_process(project, "fit", *flags, ddp, gloo, env=importing(project))
     assert stopped.status == 143, stopped.err
     assert "Traceback" not in stopped.err
     assert stopped.out.count("interrupted after step 3; to continue:") == 1

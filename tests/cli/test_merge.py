@@ -68,7 +68,8 @@ def test_a_base_that_moved(adapters: Path, finished: FinishedRun, tmp_path: Path
 def test_another_base_is_refused_and_leaves_nothing(
     adapters: Path, finished: FinishedRun, tmp_path: Path
 ) -> None:
-    result = run(tmp_path, "merge", str(adapters), "out", f"--base={finished.run_dir}")  # the best
+    previous = finished.checkpoint.with_name("previous.ckpt")
+    result = run(tmp_path, "merge", str(adapters), "out", f"--base={previous}")
     assert result.complaint.startswith(f"{adapters} holds adapters for another base: the weights")
     assert not (tmp_path / "out").exists()
 

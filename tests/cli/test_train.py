@@ -44,7 +44,7 @@ def test_run_folder_holds_what_is_promised(finished: FinishedRun) -> None:
         "wandb",
     ]
     checkpoints = sorted(path.name for path in (finished.run_dir / "checkpoints").iterdir())
-    assert checkpoints == ["best.ckpt", "last.ckpt"]
+    assert checkpoints == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
 
 def test_latest_points_to_the_run(finished: FinishedRun) -> None:
@@ -357,8 +357,8 @@ def test_configured_checkpoint_stands_for_ours(project: Path) -> None:
     (project / "tiny.yaml").write_text(yaml.safe_dump(config))
     assert run(project, *FIT, QUIET).status == 0
     assert (project / "elsewhere" / "mine.ckpt").is_file()
-    names = [path.name for path in (only_run(project) / "checkpoints").iterdir()]
-    assert names == ["last.ckpt"]
+    names = sorted(path.name for path in (only_run(project) / "checkpoints").iterdir())
+    assert names == ["last.ckpt", "previous.ckpt"]
 
 
 def test_configured_logger_stands_beside_metrics_csv(project: Path) -> None:
