@@ -67,10 +67,14 @@ class TrainLoader:
         starts = row_starts(samples, self.stream.num_tokens, self.block_size, self.seed)
         return pack_rows(self.stream, starts, self.block_size, self.isolate_documents)
 
-    def rows_of_step(self, step: int) -> Numbers:
-        """Where in the stream the rows of a step begin, over its micro-batches and all ranks."""
+    def samples_of_step(self, step: int) -> Numbers:
+        """The numbers of the samples of a step, over its micro-batches and all ranks."""
         num_rows = self.batch_size * self.num_ranks * self.batches_per_step
-        samples = np.arange(step * num_rows, (step + 1) * num_rows)
+        return np.arange(step * num_rows, (step + 1) * num_rows)
+
+    def rows_of_step(self, step: int) -> Numbers:
+        """Where in the stream they begin."""
+        samples = self.samples_of_step(step)
         return row_starts(samples, self.stream.num_tokens, self.block_size, self.seed)
 
     def state_dict(self) -> dict[str, Any]:
