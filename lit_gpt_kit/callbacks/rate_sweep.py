@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.steps import step_is_done
 
-SMOOTHING = 0.9
+SMOOTHING = 0.8
 """What a loss weighs in that of its neighbour, smoothed; to the square in the next, and so on."""
 FIRST_POINTS = 5
 """Few losses are smoothed yet: neither a slope nor an end is seen in them."""

@@ -201,7 +201,8 @@ class TuningCLI(TrainingCLI):
         } or {"lr": self.sweep.rates[0]}
 
     def _say_next(self, flags: list[str]) -> None:
-        typed = without(self._arguments, (*OWN, "run_dir"))
+        replaced = [flag.partition("=")[0].removeprefix("--") for flag in flags]
+        typed = without(self._arguments, (*OWN, "run_dir", *replaced))
         print(f"\nnext: {shlex.join(['lit-gpt', 'fit', *typed, *flags])}")
 
 

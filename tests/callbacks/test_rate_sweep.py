@@ -174,9 +174,9 @@ def test_a_loss_that_rises_suggests_nothing() -> None:
 def test_smoothed_losses_are_means_of_neighbours() -> None:
     assert smooth([3.0] * 200) == pytest.approx([3.0] * 200)
     first, middle, last = smooth([1.0, 2.0, 4.0])
-    assert first == pytest.approx((1 + 0.9 * 2 + 0.81 * 4) / 2.71)
-    assert middle == pytest.approx((0.9 * 1 + 2 + 0.9 * 4) / 2.8)
-    assert last == pytest.approx((0.81 * 1 + 0.9 * 2 + 4) / 2.71)
+    assert first == pytest.approx((1 + 0.8 * 2 + 0.64 * 4) / 2.44)
+    assert middle == pytest.approx((0.8 * 1 + 2 + 0.8 * 4) / 2.6)
+    assert last == pytest.approx((0.64 * 1 + 0.8 * 2 + 4) / 2.44)
 
 
 @pytest.mark.parametrize(

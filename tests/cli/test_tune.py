@@ -5,12 +5,25 @@ import shlex
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from lightning.pytorch import Trainer
 
+from lit_gpt_kit.callbacks.rate_sweep import RateSweep
+from lit_gpt_kit.cli import tune_batch
 from lit_gpt_kit.cli.parsing import without
 from lit_gpt_kit.cli.tune import round_to
-from lit_gpt_kit.cli.tune_batch import Trial, divisors, even_sizes, search
+from lit_gpt_kit.cli.tune_batch import (
+    Trial,
+    divisors,
+    even_sizes,
+    flags_for,
+    free_bytes,
+    rows_of_step,
+    search,
+)
 from tests.command import Result, run
 from tests.run_dir import only_run
 
@@ -94,13 +107,28 @@ def test_two_digits_are_exact_enough() -> None:
     assert [round_to(value) for value in (0.0123, 0.996, 1234.0)] == [0.012, 1.0, 1200.0]
 
 
+def test_an_interrupted_sweep_leaves_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: RateSweep, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RateSweep, "on_train_batch_end", interrupt)
+    result = run(project, *LR)
+    assert result.status == 130
+    assert "interrupted; nothing is changed" in result.out
+    assert not list(project.glob("runs/*/*"))
+
+
 # ---- the micro-batch ----
 
 
 @pytest.mark.slow
 def test_keeps_the_global_batch(project: Path) -> None:
     batch = "--data.global_batch_tokens=128"
-    result = run(project, *TUNE, "--find=batch_size", batch, "--memory=8GiB")
+    typed = (batch, "--memory=8GiB", "--data.batch_size", "4")
+    result = run(project, *TUNE, "--find=batch_size", *typed)
     assert result.status == 0, result.err
     rows = [line.split() for line in result.out.splitlines() if " x " in line]
     assert [(row[0], row[-1]) for row in rows] == [("4", "2"), ("8", "1")]
@@ -160,6 +188,30 @@ def test_nothing_fits() -> None:
 def test_nothing_larger_than_what_takes_long() -> None:
     trials = search(even_sizes(1024), 1, told(1000, lambda size: size), 30.0)
     assert trials[-1].batch_size == 32
+
+
+def test_without_a_global_batch_accumulation_keeps_the_rows_of_a_step() -> None:
+    data: Any = SimpleNamespace(batch_size=4)
+    assert rows_of_step(data, SimpleNamespace(accumulate_grad_batches=6)) == 24
+    assert rows_of_step(data, SimpleNamespace(accumulate_grad_batches=1)) is None
+    assert flags_for(12, 24, data) == [
+        "--data.batch_size=12",
+        "--trainer.accumulate_grad_batches=2",
+    ]
+    assert flags_for(12, None, data) == ["--data.batch_size=12"]
+
+
+def test_a_container_has_less_than_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune_batch, "CONTAINER", tmp_path)
+    of_machine = free_bytes()
+    assert of_machine > 2**20
+    (tmp_path / "memory.max").write_text("2000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert free_bytes() == 900_000
+    (tmp_path / "memory.max").write_text("max\n")  # as where nothing limits it
+    assert free_bytes() == pytest.approx(of_machine, rel=0.2)
 
 
 def test_sizes() -> None:
