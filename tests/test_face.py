@@ -36,6 +36,7 @@ PUBLIC_NAMES = {
     "LanguageModeling",
     "LoRAConfig",
     "MuonAdamW",
+    "SampleText",
     "SamplingConfig",
     "SequenceClassification",
     "TextDataModule",

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lit_gpt_kit.callbacks.classification_metrics import ClassificationMetrics
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
 from lit_gpt_kit.callbacks.prediction_writer import PredictionWriter
+from lit_gpt_kit.callbacks.sample_text import SampleText
 from lit_gpt_kit.callbacks.throughput import Throughput
 from lit_gpt_kit.cli.interrupt import StopOnInterrupt
 from lit_gpt_kit.cli.narrator import Narrator
@@ -19,6 +20,7 @@ from lit_gpt_kit.cli.progress import ProgressLines, StepBar
 from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
 from lit_gpt_kit.loggers.wandb import build_wandb_logger
 from lit_gpt_kit.tasks.classification import SequenceClassification
+from lit_gpt_kit.tasks.language_modeling import LanguageModeling
 
 
 def complete_callbacks(
@@ -42,6 +44,8 @@ def complete_callbacks(
     elif isinstance(module, SequenceClassification):
         wanted.append(ClassificationMetrics())
     if command == "fit":
+        if isinstance(module, LanguageModeling):
+            wanted.append(SampleText())
         last = next((c for c in given if isinstance(c, LastCheckpoint)), None)
         last = last or LastCheckpoint(run_dir / "checkpoints")
         # The best checkpoint comes before the last one, which holds its score.

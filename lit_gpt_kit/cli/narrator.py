@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_gpt_kit.callbacks.sample_text import default_prompt
 from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
@@ -128,8 +129,9 @@ def _show_sample(module: LightningModule) -> str:
     write: Any = getattr(module, "generate", None)
     if not isinstance(tokenizer, Tokenizer) or write is None:
         return "TEXT"
-    prompt = "" if tokenizer.end_id is not None else tokenizer.token(0)
-    text = write(prompt, max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=0)
+    text = write(
+        default_prompt(tokenizer), max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=0
+    )
     print("\nsample:\n" + "\n".join(f"  | {line}" for line in text.strip("\n").splitlines()))
     # A word of the sample, one that surely fits the block and that a person would type.
     words = [word for word in text.split() if word.isalpha() and len(word) <= LONGEST_PROMPT]
