@@ -5,6 +5,7 @@ from math import inf
 from typing import Any
 
 from lit_gpt_kit.data.base import DataModule, hash_parts
+from lit_gpt_kit.data.batch_warmup import BatchWarmup
 from lit_gpt_kit.data.loader import EvalLoader, TrainLoader
 from lit_gpt_kit.data.packing import TokenStream, split_store
 from lit_gpt_kit.data.progress import show_progress
@@ -38,6 +39,7 @@ class TextDataModule(DataModule):
             or what kind to train on `sources`, validation documents included. By default the
             pretrained model's, or where there is none a BPE that is trained.
         batch_size: rows per device.
+        batch_warmup: early steps read fewer rows.
         block_size: tokens in a row; by default the model's.
         text_field: the field that holds the text, in formats that have fields.
         isolate_documents: no token attends to another document of its row. Slower, and cleaner
@@ -60,6 +62,7 @@ class TextDataModule(DataModule):
         isolate_documents: bool = False,
         seed: int | None = None,
         cache_dir: str = "~/.cache/lit_gpt_kit",
+        batch_warmup: BatchWarmup | None = None,
     ) -> None:
         super().__init__(sources, tokenizer, batch_size, block_size, seed, cache_dir)
         if not 0.0 <= val_fraction < 1.0:
@@ -70,6 +73,9 @@ class TextDataModule(DataModule):
         self.val_fraction = val_fraction
         self.text_field = text_field
         self.isolate_documents = isolate_documents
+        self.batch_warmup = batch_warmup
+        if batch_warmup is not None:
+            batch_warmup.check(batch_size)
 
     def prepare_data(self) -> None:
         """Train the tokenizer and tokenise every source, unless that was done before."""
@@ -122,8 +128,13 @@ class TextDataModule(DataModule):
     def describe_steps(self, num_steps: float, num_ranks: int) -> str:
         """How much that many steps read, for people."""
         tokens = self.batch_size * self.batches_per_step * num_ranks * self.block_size
-        epochs = num_steps * tokens / self.train_stream.num_tokens
-        return f"of {tokens:,} tokens" + (f" ({epochs:.1f} epochs)" if epochs < inf else "")
+        num_whole = num_steps
+        if self.batch_warmup is not None and num_steps < inf:
+            num_whole = self.batch_warmup.rows_before(int(num_steps), self.batch_size)
+            num_whole /= self.batch_size
+        epochs = num_whole * tokens / self.train_stream.num_tokens
+        grown = "" if self.batch_warmup is None else "up to "
+        return f"of {grown}{tokens:,} tokens" + (f" ({epochs:.1f} epochs)" if epochs < inf else "")
 
     def train_dataloader(self) -> TrainLoader:
         """Endless training batches, from where training stands."""
@@ -138,6 +149,7 @@ class TextDataModule(DataModule):
             num_ranks,
             self.batches_per_step,
             first_batch=self._next_batch,
+            batch_warmup=self.batch_warmup,
         )
 
     def val_dataloader(self) -> EvalLoader | list[Any]:

@@ -11,6 +11,7 @@ from lit_gpt_kit.model.head import softcap
 from lit_gpt_kit.model.kv_cache import KVCache
 from lit_gpt_kit.model.norm import RMSNorm
 from lit_gpt_kit.model.positions import rotate
+from lit_gpt_kit.model.value_embedding import ValueEmbedding
 from lit_gpt_kit.model.view import View
 
 MAX_SCORES = 2**23
@@ -37,6 +38,9 @@ class CausalSelfAttention(nn.Module):
         # One matrix product for all three is faster than three.
         self.qkv = nn.Linear(config.embed_dim, sum(self.splits), bias=config.has_qkv_bias)
         self.out = nn.Linear(q_dim, config.embed_dim, bias=config.has_out_bias)
+        self.value_embedding: ValueEmbedding | None = None
+        if layer in config.value_embedding_layers:
+            self.value_embedding = ValueEmbedding(config.padded_vocab_size, kv_dim)
         self.q_norm: RMSNorm | None = None
         self.k_norm: RMSNorm | None = None
         self.norms_all_heads = config.qk_norm_scope == "all_heads"
@@ -62,6 +66,9 @@ class CausalSelfAttention(nn.Module):
         """
         batch, seq, _ = x.shape
         q, k, v = self.qkv(x).split(self.splits, dim=-1)
+        if self.value_embedding is not None:
+            assert view.token_ids is not None, "a layer with value embeddings looks tokens up"
+            v = v + self.value_embedding(view.token_ids).type_as(v)
         if self.norms_all_heads:
             q, k = self._normalize(q, k)
         q = q.view(batch, seq, self.num_heads, self.head_dim).transpose(1, 2)

@@ -75,10 +75,10 @@ class GPT(nn.Module):
         super().__init__()
         if config.vocab_size is None:
             raise InputError("vocab_size is not given; a GPT needs GPTConfig(vocab_size=...)")
-        self.config = config
+        self.config, num_rows = config, config.padded_vocab_size
         # Drawing numbers for the meta device makes torch import its compiler, a second's work.
-        undrawn = None if initialize else torch.empty(config.vocab_size, config.embed_dim)
-        self.token_embedding = nn.Embedding(config.vocab_size, config.embed_dim, _weight=undrawn)
+        undrawn = None if initialize else torch.empty(num_rows, config.embed_dim)
+        self.token_embedding = nn.Embedding(num_rows, config.embed_dim, _weight=undrawn)
         self.position_embedding: LearnedPositions | SinusoidalPositions | None = None
         self.rotary: RotaryPositions | None = None
         self.window_rotary: RotaryPositions | None = None
@@ -94,7 +94,7 @@ class GPT(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = build_norm(config)
-        self.lm_head = Head(config.embed_dim, config.vocab_size, config.logit_softcap)
+        self.lm_head = Head(config.embed_dim, num_rows, config.logit_softcap)
         self.tie_weights()
         if initialize:
             self.init_weights()
@@ -190,6 +190,8 @@ class GPT(nn.Module):
             kind: self._view(kind, positions, num_positions, document_ids, cache, counts)
             for kind in dict.fromkeys(self.config.attention_pattern)
         }
+        if self.config.value_embedding_layers:
+            views = {kind: replace(view, token_ids=input_ids) for kind, view in views.items()}
 
         x = self.token_embedding(input_ids)
         if self.config.scale_embeddings:

@@ -18,6 +18,7 @@ class View:
         slots: (batch, seq) where the new tokens go in the cache.
         first_slot: where they go where that is the same, side by side, in every row.
         num_slots: how many slots of the cache are looked at; None: only the new tokens.
+        token_ids: the tokens themselves, for layers that look their values up.
     """
 
     rotary: tuple[Tensor, Tensor] | None = None
@@ -26,6 +27,7 @@ class View:
     slots: Int[Tensor, "batch seq"] | None = None
     first_slot: int | None = None
     num_slots: int | None = None
+    token_ids: Int[Tensor, "batch seq"] | None = None
 
 
 def view_row(

@@ -15,6 +15,7 @@ from lit_gpt_kit.model.lora import LoRAConfig
 from lit_gpt_kit.model.loss import IGNORE_INDEX, next_token_loss
 from lit_gpt_kit.tasks.base import OptimizerFactory, ScheduleFactory, Task
 from lit_gpt_kit.tasks.next_token_metrics import NextTokenMetrics
+from lit_gpt_kit.tasks.window_warmup import WindowWarmup
 from lit_gpt_kit.tokenization.chat_template import (
     Message,
     chat_end_ids,
@@ -50,6 +51,7 @@ class LanguageModeling(Task):
         freeze: patterns of names of weights that stay as they are, such as `model.blocks.[0-3].*`.
         layer_lr_decay: the learning rate of each layer is that of the layer above times this.
         predict_top_k: how many likeliest next tokens `predict` returns.
+        window_warmup: early steps of training cut their rows into shorter ones.
     """
 
     def __init__(
@@ -62,9 +64,11 @@ class LanguageModeling(Task):
         freeze: Sequence[str] = (),
         layer_lr_decay: float = 1.0,
         predict_top_k: int = 5,
+        window_warmup: WindowWarmup | None = None,
     ) -> None:
         super().__init__(gpt, optimizer, lr_schedule, pretrained, lora, freeze, layer_lr_decay)
         self.predict_top_k = predict_top_k
+        self.window_warmup = window_warmup
         self.val_metrics = NextTokenMetrics()
         self.test_metrics = NextTokenMetrics()
 
@@ -92,6 +96,12 @@ class LanguageModeling(Task):
                 targets.flatten()[None, positions],
             )
         return next_token_loss(hidden, self.network.lm_head, targets), num_targets
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The micro-batch's share of the step's loss."""
+        if self.window_warmup is not None:
+            batch = self.window_warmup.cut(batch, self.trainer.global_step)
+        return super().training_step(batch, batch_idx)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add the batch to the validation metrics."""

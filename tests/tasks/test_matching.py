@@ -26,6 +26,11 @@ def test_a_larger_vocabulary_is_padding_and_a_smaller_one_is_refused() -> None:
         fit_to_tokenizer(replace(TINY, vocab_size=100), tokenizer)
 
 
+def test_padding_is_of_the_network_alone() -> None:
+    config = fit_to_tokenizer(replace(TINY, pad_vocab_to_multiple_of=64), BYTE)
+    assert (config.vocab_size, config.padded_vocab_size) == (257, 320)
+
+
 def test_defaults_say_nothing_of_a_pretrained_network() -> None:
     theirs = replace(TINY, vocab_size=300, num_layers=7, position="rotary")
     check_pretrained(GPTConfig(), theirs, "base")
