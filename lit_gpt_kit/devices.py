@@ -9,9 +9,9 @@ import re
 import time
 from dataclasses import dataclass
 
-from lit_gpt_kit.errors import InputError, did_you_mean
+from lit_gpt_kit.errors import InputError
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 TERA = 10**12
 
 
@@ -65,13 +65,11 @@ def find_device(name: str) -> Device:
     Raises:
         InputError: it is not in the table; lists those that are.
     """
-    known = [*DEVICES, CPU]
     wanted = name.strip().lower()
     if wanted == CPU:
         return measure_cpu()
     if wanted not in DEVICES:
-        hint = did_you_mean(wanted, known)
-        raise InputError(f"--device {name} is not known{hint}")
+        raise InputError(f"--device {name} is not known; known: {', '.join([*DEVICES, CPU])}")
     return DEVICES[wanted]
 
 
@@ -81,13 +79,15 @@ def device_of_driver(name: str) -> Device | None:
 
 
 def measure_cpu(seconds: float = 0.4) -> Device:
-    """This machine's processor: its peak measured with matrix products, and its memory.
+    """The processor at hand: its peak measured with matrix products, and its memory.
 
     Args:
         seconds: spent on each of the two precisions.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Device(CPU, "", memory, _product_rate("bfloat16", seconds), _product_rate("float32", seconds))
+    return Device(
+        CPU, "", memory, _product_rate("bfloat16", seconds), _product_rate("float32", seconds)
+    )
 
 
 def _product_rate(dtype: str, seconds: float) -> float:

@@ -1,7 +1,7 @@
 """How much arithmetic a token costs, worked out from the network's shape alone."""
 
 from lit_gpt_kit.model.config import GPTConfig
-from lit_gpt_kit.model.size import layer_matrices, projection_widths, unlike_layers, vocab_size_of
+from lit_gpt_kit.model.size import layer_matrices, projection_widths, unlike_layers
 
 BACKWARD = 2
 """The backward pass makes two products for each of the forward pass: for inputs and for weights."""
@@ -20,7 +20,7 @@ def forward_flops_per_token(config: GPTConfig, num_tokens: int | None = None) ->
         num_tokens: length of the row; the block by default.
     """
     num_tokens = config.block_size if num_tokens is None else num_tokens
-    weights = config.embed_dim * vocab_size_of(config)
+    weights = config.embed_dim * config.padded_vocab_size
     weights += sum(
         m.number * m.num_in * m.num_out for m in layer_matrices(config, config.num_active_experts)
     )
@@ -28,7 +28,9 @@ def forward_flops_per_token(config: GPTConfig, num_tokens: int | None = None) ->
     scores = 0
     for layer, number in unlike_layers(config).items():
         has_window = config.attention_kind(layer) == "window"
-        num_keys = min(num_tokens, config.sliding_window or num_tokens) if has_window else num_tokens
+        num_keys = (
+            min(num_tokens, config.sliding_window or num_tokens) if has_window else num_tokens
+        )
         scores += number * 2 * queries * num_keys  # with keys, then with values
         if config.has_experts(layer):
             weights += number * config.embed_dim * (config.num_experts or 0)  # the router

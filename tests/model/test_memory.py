@@ -78,7 +78,7 @@ def test_training_keeps_a_gradient_and_two_moments(precision: Precision, width: 
     assert memory.optimizer == 2 * memory.gradients
     assert memory.cache == 0
     parts = memory.weights + memory.gradients + memory.optimizer + memory.activations
-    assert memory.total == parts
+    assert memory.total == parts + memory.logits
 
 
 def test_adapters_alone_have_gradients_and_moments() -> None:
@@ -110,11 +110,12 @@ def test_a_row_is_no_longer_than_the_block() -> None:
     assert memory_needed(config, num_tokens=16).cache == memory_needed(config).cache / 2
 
 
-def test_more_rows_need_more_activations_alone() -> None:
+def test_more_rows_need_more_activations_and_logits_alone() -> None:
     config = GPTConfig(**SMALL)
     one, two = (memory_to_train(config, "fp32", size, 16) for size in (1, 2))
     assert two.activations == 2 * one.activations
-    assert replace(two, activations=one.activations) == one
+    assert two.logits == 2 * one.logits
+    assert replace(two, activations=one.activations, logits=one.logits) == one
 
 
 def test_a_table_of_positions_lies_beside_the_weights() -> None:
@@ -132,7 +133,15 @@ def test_use_without_the_precision() -> None:
 
 
 def test_memory_adds_up() -> None:
-    assert Memory(1, 20, 300, 4000, 50000).total == 54321
+    assert Memory(1, 20, 300, 4000, 50000, 600_000, 7_000_000).total == 7_654_321
+
+
+def test_optimizer_keeps_what_it_keeps_of_each_part() -> None:
+    config = GPTConfig(**SMALL, use_bias=False, norm="rmsnorm")
+    numbers = {"hidden": 1.0, "embeddings": 2.0, "head": 2.0}
+    memory = memory_to_train(config, "fp32", 1, 16, optimizer_numbers=numbers)
+    hidden = 3 * 24 * (72 + 24 + 2 * 96)
+    assert memory.optimizer == 4 * (2 * count_parameters(config) - hidden)
 
 
 # ---- activations, against what autograd keeps ----
