@@ -8,11 +8,14 @@ import os
 import re
 import time
 from dataclasses import dataclass
+from functools import cache
 
 from lit_gpt_kit.errors import InputError
 
 MIB, GIB = 2**20, 2**30
 TERA = 10**12
+PRODUCT_SIZE = 1024
+"""Rows and columns of the matrices that a CPU is measured with."""
 
 
 @dataclass(frozen=True)
@@ -78,28 +81,33 @@ def device_of_driver(name: str) -> Device | None:
     return next((d for d in DEVICES.values() if re.fullmatch(d.pattern, name)), None)
 
 
-def measure_cpu(seconds: float = 0.4) -> Device:
-    """The processor at hand: its peak measured with matrix products, and its memory.
+def measure_cpu() -> Device:
+    """The processor at hand: its peak measured with matrix products, and its memory."""
+    import torch
 
-    Args:
-        seconds: spent on each of the two precisions.
-    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    threads = torch.get_num_threads()
     return Device(
-        CPU, "", memory, _product_rate("bfloat16", seconds), _product_rate("float32", seconds)
+        CPU, "", memory, measure_peak("bfloat16", threads), measure_peak("float32", threads)
     )
 
 
-def _product_rate(dtype: str, seconds: float) -> float:
-    """The best rate of several products, in operations a second."""
+@cache
+def measure_peak(dtype: str, num_threads: int, seconds: float = 0.2) -> float:
+    """The best rate of several matrix products on the CPU, in operations a second.
+
+    Args:
+        dtype: torch's name of the numbers' type.
+        num_threads: that torch runs now; measured once for each number.
+        seconds: spent at most, one product more.
+    """
     import torch
 
-    size = 1024
-    left, right = torch.randn(2, size, size, dtype=getattr(torch, dtype))
+    left, right = torch.randn(2, PRODUCT_SIZE, PRODUCT_SIZE, dtype=getattr(torch, dtype))
     best = 0.0
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
         torch.mm(left, right)
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+        best = max(best, 2 * PRODUCT_SIZE**3 / (time.perf_counter() - start))
     return best

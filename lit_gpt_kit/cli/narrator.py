@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_gpt_kit.callbacks.sample_text import default_prompt
+from lit_gpt_kit.callbacks.throughput import Throughput
 from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
@@ -39,6 +40,7 @@ class Narrator(Callback):
             "model": _describe_model(pl_module),
             "data": _describe_data(trainer),
             "training": _describe_training(trainer),
+            "train/mfu": _describe_peak(trainer),
             "run folder": str(self.run_dir),
         }
         print("\n".join(f"{name:>11}: {text}" for name, text in lines.items() if text), flush=True)
@@ -99,6 +101,12 @@ def _describe_training(trainer: Trainer) -> str:
             length = f"{schedule.total:,g} {schedule.unit}"
     devices = f"{trainer.num_devices} x " if trainer.num_devices > 1 else ""
     return f"{length}, {trainer.precision} on {devices}{trainer.strategy.root_device.type}"
+
+
+def _describe_peak(trainer: Trainer) -> str:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    names = [c.peak_name for c in callbacks if isinstance(c, Throughput) and c.peak_name]
+    return f"a share of {names[0]}" if names else ""
 
 
 def _next_command(trainer: Trainer, module: LightningModule, run_dir: str) -> str:
