@@ -39,7 +39,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, float]]:
 
 
 def without_speed(run_dir: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv as they stand there, less what depends on the clock or the machine."""
+    """The rows of metrics.csv as they stand there, less what no two runs have alike."""
     with (run_dir / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]

@@ -122,6 +122,7 @@ class PlanningCLI(DryCLI):
             min(getattr(data, "_block_size", None) or config.block_size, config.block_size),
             None if module.adapters is None else module.adapters.config.rank,
             state_numbers_by_part(module.optimizer),
+            module.execution.activation_checkpointing,
         )
         layout = layout_of(trainer, settings.devices)
         accumulate = int(trainer.accumulate_grad_batches or 1)

@@ -53,6 +53,7 @@ class TrainLoader:
         self.batches_per_step = batches_per_step
         self.first_batch = first_batch
         self.batch_warmup = batch_warmup or BatchWarmup(start=batch_size, steps=1)
+        self.batch_warmup.check(batch_size)  # which may be another than the data module began with
 
     def __len__(self) -> int:
         rows_per_step = self.batch_size * self.num_ranks * self.batches_per_step
@@ -78,6 +79,11 @@ class TrainLoader:
         num_parts = self.batches_per_step * self.num_ranks
         first = num_parts * self.batch_warmup.rows_before(step, self.batch_size)
         return np.arange(first, first + num_parts * self.batch_warmup.rows(step, self.batch_size))
+
+    def rows_of_step(self, step: int) -> Numbers:
+        """Where in the stream the rows of a step begin, over its micro-batches and all ranks."""
+        samples = self.samples_of_step(step)
+        return row_starts(samples, self.stream.num_tokens, self.block_size, self.seed)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing; that it is here tells Lightning that a run may stop in mid-epoch."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from lit_gpt_kit.data.base import DataModule, hash_parts
 from lit_gpt_kit.data.batch_warmup import BatchWarmup
+from lit_gpt_kit.data.global_batch import GlobalBatch
 from lit_gpt_kit.data.loader import EvalLoader, TrainLoader
 from lit_gpt_kit.data.packing import TokenStream, split_store
 from lit_gpt_kit.data.progress import show_progress
@@ -46,7 +47,11 @@ class TextDataModule(DataModule):
             when documents are short.
         seed: decides the order of training; by default that of seed_everything.
         cache_dir: where tokens, tokenizers and downloads are kept.
+        global_batch_tokens: tokens of an optimiser step over all devices. As many micro-batches are
+            accumulated as that takes, so that batch_size can be what fits the memory.
     """
+
+    row_kind = "rows that begin at tokens"
 
     def __init__(
         self,
@@ -63,8 +68,11 @@ class TextDataModule(DataModule):
         seed: int | None = None,
         cache_dir: str = "~/.cache/lit_gpt_kit",
         batch_warmup: BatchWarmup | None = None,
+        global_batch_tokens: int | None = None,
     ) -> None:
-        super().__init__(sources, tokenizer, batch_size, block_size, seed, cache_dir)
+        size = global_batch_tokens
+        global_batch = None if size is None else GlobalBatch("global_batch_tokens", size, "tokens")
+        super().__init__(sources, tokenizer, batch_size, block_size, seed, cache_dir, global_batch)
         if not 0.0 <= val_fraction < 1.0:
             raise InputError(f"val_fraction={val_fraction} must be at least 0 and below 1")
         self.val_sources = val_sources
@@ -90,6 +98,7 @@ class TextDataModule(DataModule):
         Raises:
             InputError: the corpus is too short for `block_size` or for a validation part.
         """
+        self._keep_global_batch(stage)
         self.tokenizer = self.build_tokenizer()
         store = self._open_store(self.sources, self.tokenizer)
         fraction = self.val_fraction if self.val_sources is None else 0.0
@@ -110,6 +119,10 @@ class TextDataModule(DataModule):
                 "validation; raise it, add text, or set it to 0 to train without validation"
             )
 
+    @property
+    def _micro_batch(self) -> dict[str, int]:
+        return {**super()._micro_batch, "block_size": self.block_size}
+
     def resolve(self, sources: Sequence[str]) -> list[Source]:
         """The files behind `sources`, and the field that holds their text."""
         return resolve_sources(sources, self.text_field, self.cache_dir / "downloads")
@@ -117,6 +130,17 @@ class TextDataModule(DataModule):
     def read_texts(self, sources: Sequence[Source]) -> Iterator[str]:
         """All text, in pieces."""
         return (piece.text for piece in read_pieces(sources))
+
+    def rows_of_step(self, step: int) -> list[int]:
+        """Where, in the tokens to train on, the rows of a step begin."""
+        starts: list[int] = self.train_dataloader().rows_of_step(step).tolist()
+        return starts
+
+    def training_content(self) -> tuple[str, list[Any]]:
+        """The tokens of training."""
+        stream = self.train_stream
+        content = [stream.store.info.sha256, stream.spans, self.isolate_documents]
+        return f"{stream.num_tokens:,} tokens", content
 
     def describe(self) -> str:
         """What there is to train on, for people."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.dropout import Dropout, drop
+from lit_gpt_kit.model.flex import attend
 from lit_gpt_kit.model.head import softcap
 from lit_gpt_kit.model.kv_cache import KVCache
 from lit_gpt_kit.model.norm import RMSNorm
@@ -90,6 +91,8 @@ class CausalSelfAttention(nn.Module):
         return self.q_norm(q), self.k_norm(k)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
+        if view.blocks is not None:
+            return attend(q, k, v, view.blocks, self.scale)
         is_causal = view.is_causal and view.mask is None
         drops = self.dropout_p if self.training else 0.0
         if self.softcap is not None or _is_quicker_spelled_out(q, k, drops):

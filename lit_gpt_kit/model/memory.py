@@ -26,6 +26,8 @@ Precision = Literal["fp32", "bf16", "bf16-mixed", "int8"]
 """bf16: weights and all else; bf16-mixed: weights in float32, computed with in bfloat16 (autocast);
 int8: matrices in a byte a weight (int8.py), all else in bfloat16."""
 
+Checkpointing = Literal["none", "selective", "full"]
+
 PRECISIONS: dict[Use, tuple[Precision, ...]] = {
     "run": ("fp32", "bf16", "int8"),
     "lora": ("fp32", "bf16-mixed", "bf16"),
@@ -36,7 +38,7 @@ WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "bf16-mixed": 4, "in
 COMPUTE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "bf16-mixed": 2, "int8": 2}
 FLOAT, BFLOAT16 = 4, 2
 ADAMW_NUMBERS = {"hidden": 2.0, "embeddings": 2.0, "head": 2.0}
-MAX_LOGITS = 2**26
+MAX_LOGITS = 2**25
 """Most logits that the loss holds at once (loss.py)."""
 PREFILL_CHUNK = 2048
 """Most tokens of a prompt that generation reads at once (generation/decoder.py)."""
@@ -143,8 +145,9 @@ def memory_to_train(
     seq_len: int,
     lora_rank: int | None = None,
     optimizer_numbers: Mapping[str, float] = ADAMW_NUMBERS,
+    activation_checkpointing: Checkpointing = "none",
 ) -> Memory:
-    """What a training step needs, without activation checkpointing.
+    """What a training step needs.
 
     Activations are those that the backward pass reads again, counted as in Korthikanti et al. 2022,
     section 4.1 ("Reducing Activation Recomputation in Large Transformer Models"), but for this
@@ -159,15 +162,22 @@ def memory_to_train(
         lora_rank: train adapters of this rank alone; None trains all weights.
         optimizer_numbers: numbers that the optimiser keeps for each that it trains, by the part of
             the network ("hidden", "embeddings", "head").
+        activation_checkpointing: what is made again instead of being kept (`ExecutionConfig`).
     """
     width = COMPUTE_BYTES[precision]
     num_tokens = batch_size * seq_len
     trained = count_parameters(config)
     weights = _weight_bytes(config, precision)
-    activations = sum(
-        number * _kept_bytes(config, layer, precision, seq_len)
-        for layer, number in unlike_layers(config).items()
-    )
+    layers = unlike_layers(config)
+    kept = {layer: _kept_bytes(config, layer, precision, seq_len) for layer in layers}
+    if activation_checkpointing == "none":
+        activations = sum(number * kept[layer] for layer, number in layers.items())
+    else:
+        # While one block is gone through backward, what it makes again is there, too.
+        activations = max(kept.values()) + sum(
+            number * _checkpointed_bytes(config, layer, precision, activation_checkpointing)
+            for layer, number in layers.items()
+        )
     if lora_rank is not None:
         pairs = list(layer_matrices(config, config.num_experts))
         trained = sum(lora_rank * m.number * (m.num_in + m.num_out) for m in pairs)
@@ -287,4 +297,18 @@ def _kept_bytes(config: GPTConfig, layer: int, precision: Precision, seq_len: in
         kept += width * values * config.mlp_width
     if config.dropout > 0:
         kept += 2 * embed  # masks
+    return kept
+
+
+def _checkpointed_bytes(
+    config: GPTConfig, layer: int, precision: Precision, how: Checkpointing
+) -> int:
+    """What one layer keeps of one token where its activations are made again."""
+    kept = config.embed_dim * WEIGHT_BYTES[precision]  # the stream as it enters
+    if how == "selective":  # matrix products, and what attention made
+        embed, (queries, keys) = config.embed_dim, projection_widths(config)
+        numbers = queries + 2 * keys + queries + 2 * embed
+        if not config.has_experts(layer):
+            numbers += config.mlp_width * (2 if config.mlp in GATED_MLPS else 1)
+        kept += COMPUTE_BYTES[precision] * numbers
     return kept

@@ -9,6 +9,7 @@ from lit_gpt_kit.model.memory import (
     COMPUTE_BYTES,
     FLOAT,
     WEIGHT_BYTES,
+    Checkpointing,
     Memory,
     Precision,
     memory_to_train,
@@ -47,6 +48,7 @@ def memory_per_device(
     seq_len: int,
     lora_rank: int | None = None,
     optimizer_numbers: Mapping[str, float] = ADAMW_NUMBERS,
+    activation_checkpointing: Checkpointing = "none",
 ) -> Memory:
     """What a training step needs on each device; arguments as of `memory_to_train`.
 
@@ -55,7 +57,15 @@ def memory_per_device(
     their share of weights, gradients and the optimiser's state, and gather blocks as they go.
     """
     config = cut(config, layout.tensor_parallel)
-    one = memory_to_train(config, precision, batch_size, seq_len, lora_rank, optimizer_numbers)
+    one = memory_to_train(
+        config,
+        precision,
+        batch_size,
+        seq_len,
+        lora_rank,
+        optimizer_numbers,
+        activation_checkpointing,
+    )
     ranks = layout.data_parallel
     if ranks == 1:
         return one

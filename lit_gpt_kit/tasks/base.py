@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import torch
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,13 +22,19 @@ from lit_gpt_kit.checkpoints.native import (
 )
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.execution import ExecutionConfig, apply_execution, check_compiler
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.lora import LoRAConfig
 from lit_gpt_kit.optim.groups import decay_groups, freeze, keep_configured_values, scale_rates
 from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.tasks.adapters import AdapterTraining, adapter_names
 from lit_gpt_kit.tasks.exact_step import ExactStep
-from lit_gpt_kit.tasks.matching import check_checkpoint, check_pretrained, fit_to_tokenizer
+from lit_gpt_kit.tasks.matching import (
+    check_checkpoint,
+    check_data,
+    check_pretrained,
+    fit_to_tokenizer,
+)
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
@@ -56,6 +63,9 @@ class Task(ExactStep):
         lora: train adapters of this kind instead of the weights.
         freeze: patterns of names of weights that stay as they are, such as `model.blocks.[0-3].*`.
         layer_lr_decay: the learning rate of each layer is that of the layer above times this.
+        max_bad_steps: stop after so many steps in a row whose loss or gradient is not finite; 0 is
+            never.
+        execution: how the network is run in training: compiled, activations made twice.
     """
 
     monitor = "val/loss"
@@ -64,18 +74,22 @@ class Task(ExactStep):
     def __init__(
         self,
         gpt: GPTConfig = GPTConfig(),  # noqa: B008
-        optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=3e-4),
+        optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=3e-4, fused=True),
         lr_schedule: ScheduleFactory | None = None,
         pretrained: str | None = None,
         lora: LoRAConfig | None = None,
         freeze: Sequence[str] = (),
         layer_lr_decay: float = 1.0,
+        max_bad_steps: int = 10,
+        execution: ExecutionConfig = ExecutionConfig(),  # noqa: B008
     ) -> None:
         super().__init__()
         if lora is not None and pretrained is None:
             raise InputError("lora adapts a model that is there; set pretrained, the model")
         if not 0.0 < layer_lr_decay <= 1.0:
             raise InputError(f"layer_lr_decay={layer_lr_decay} must be above 0 and at most 1")
+        if max_bad_steps < 0:
+            raise InputError(f"max_bad_steps={max_bad_steps} must be at least 0")
         # A checkpoint keeps the configuration as primitives.
         self.gpt = gpt if isinstance(gpt, GPTConfig) else GPTConfig(**gpt)
         self.optimizer = optimizer
@@ -84,6 +98,8 @@ class Task(ExactStep):
         self.adapters = None if lora is None else AdapterTraining(lora, str(pretrained))
         self.freeze_patterns = tuple(freeze)
         self.layer_lr_decay = layer_lr_decay
+        self.max_bad_steps = max_bad_steps
+        self.execution = execution
         self.model: GPT | None = None
         self.tokenizer: Tokenizer | None = None
         self._pretrained_model: GPT | None = None
@@ -185,6 +201,13 @@ class Task(ExactStep):
             self.adapters.add_to(self.model, is_bf16)
         if self.freeze_patterns:
             freeze(self, self.freeze_patterns)
+        if self._is_fitting():
+            if self.execution.compile:
+                check_compiler(self.trainer.strategy.root_device)
+            apply_execution(self.model, self.execution)
+
+    def _is_fitting(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == "fit"
 
     def _take_tokenizer(self, datamodule: Any) -> None:
         """The data's tokenizer: the model's own, perhaps with another chat template."""
@@ -257,6 +280,7 @@ class Task(ExactStep):
         kept = only_primitives(checkpoint.get("hyper_parameters", {}))
         checkpoint["hyper_parameters"] = {**kept, **self.saved_settings()}
         checkpoint["lit_gpt_kit"]["num_tokens_seen"] = self.num_tokens_seen
+        checkpoint["lit_gpt_kit"]["data"] = self._data_identity()
         if self.adapters is not None:
             saved, weights = self._saved_names(), checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: weights[name] for name in weights if name in saved}
@@ -273,12 +297,23 @@ class Task(ExactStep):
         if self.tokenizer is None:
             self.tokenizer = saved.tokenizer
         check_checkpoint(self.gpt, self.tokenizer, saved)
+        data, saved_data = self._data_identity(), checkpoint["lit_gpt_kit"].get("data")
+        if data is not None and saved_data is not None:
+            check_data(data, saved_data)
         if self.adapters is not None:
             self.adapters.check(saved.adapter)
         elif saved.adapter is not None:
             raise InputError(
                 "the checkpoint holds adapters alone; give model.init_args.lora as it was trained"
             )
+
+    def _data_identity(self) -> dict[str, Any] | None:
+        """What the data that is trained on says of itself."""
+        if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
+            return None
+        data = getattr(self._trainer, "datamodule", None)
+        found: dict[str, Any] | None = getattr(data, "identity", None)
+        return found
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

@@ -92,6 +92,11 @@ def test_an_iterator_starts_where_training_stands(stream: TokenStream) -> None:
     assert [batch["input_ids"].tolist() for batch in islice(loader, 14)] == rows[6:]
 
 
+def test_refuses_another_batch_that_growth_does_not_come_out_at(stream: TokenStream) -> None:
+    with pytest.raises(InputError, match=r"batch_size=7 is not a multiple of batch_warmup.start=2"):
+        TrainLoader(stream, 8, 7, seed=0, batch_warmup=BatchWarmup(2, 4))
+
+
 def test_a_run_says_how_many_epochs_it_really_reads(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("a" * 6400)
     data = TextDataModule(

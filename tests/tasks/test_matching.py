@@ -1,12 +1,18 @@
 """What goes together, and what is told where it does not."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from lit_gpt_kit import GPTConfig, InputError, TokenizerConfig
 from lit_gpt_kit.checkpoints.native import Description
-from lit_gpt_kit.tasks.matching import check_checkpoint, check_pretrained, fit_to_tokenizer
+from lit_gpt_kit.tasks.matching import (
+    check_checkpoint,
+    check_data,
+    check_pretrained,
+    fit_to_tokenizer,
+)
 from lit_gpt_kit.tokenization.training import train_tokenizer
 from tests.tiny import TINY
 
@@ -57,3 +63,34 @@ def test_checkpoint_of_something_else() -> None:
     other = train_tokenizer(TokenizerConfig("byte", special_tokens=("<end>",)), [])
     with pytest.raises(InputError, match="with another tokenizer than the data's; use the same"):
         check_checkpoint(TINY, BYTE, Description(TINY, other))
+
+
+def identity(**order: int) -> dict[str, Any]:
+    order = {"seed": 0, "block_size": 16, "rows_per_step": 8, **order}
+    return {"sources": ["a.txt"], "size": "90 tokens", "sha256": "ab", "order": order}
+
+
+def test_other_data_are_refused_and_the_difference_is_said() -> None:
+    check_data(identity(), {**identity(), "sources": ["moved.txt"]})
+    check_data({**identity(), "sha256": None}, identity())  # a data module that does not say
+    check_data(identity(), {**identity(), "sha256": None})
+    with pytest.raises(InputError) as caught:
+        check_data(identity(), {**identity(), "sources": ["b.txt"], "sha256": "cd"})
+    assert str(caught.value) == (
+        "the checkpoint was trained on other data: sources=['a.txt'] (checkpoint: ['b.txt']); "
+        "give the data that it was trained on, or start a new run from its weights: leave "
+        "--ckpt_path out and set model.init_args.pretrained to the checkpoint"
+    )
+
+
+@pytest.mark.parametrize("name", ["seed", "block_size", "rows_per_step"])
+def test_another_order_of_rows_is_a_warning(name: str, recwarn: pytest.WarningsRecorder) -> None:
+    check_data(identity(), identity())
+    assert not recwarn.list
+    check_data(identity(**{name: 99}), identity())
+    (warning,) = recwarn.list
+    was = identity()["order"][name]
+    assert str(warning.message) == (
+        f"rows come in another order than before the checkpoint: {name}=99 (checkpoint: {was}); "
+        "in this epoch some are read twice and others not at all"
+    )
