@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lit_gpt_kit.generation.generate import generate as generate
     from lit_gpt_kit.generation.sampling import SamplingConfig as SamplingConfig
     from lit_gpt_kit.model.config import GPTConfig as GPTConfig
+    from lit_gpt_kit.model.execution import ExecutionConfig as ExecutionConfig
     from lit_gpt_kit.model.gpt import GPT as GPT
     from lit_gpt_kit.model.lora import LoRAConfig as LoRAConfig
     from lit_gpt_kit.optim.muon import MuonAdamW as MuonAdamW
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ClassificationDataModule": "data.classification",
     "ClassificationMetrics": "callbacks.classification_metrics",
+    "ExecutionConfig": "model.execution",
     "GPT": "model.gpt",
     "GPTConfig": "model.config",
     "GenerationMetrics": "callbacks.generation_metrics",

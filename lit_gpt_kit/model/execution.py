@@ -1,4 +1,4 @@
-"""How a finished network is run in training: compiled, or with activations made twice.
+"""How a finished network is run in training: compiled, or with less kept for the backward pass.
 
 Applied from outside; the network's numbers, weights and their names stay what they are.
 """
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.kv_cache import KVCache
+from lit_gpt_kit.model.loss import MAX_LOGITS
 from lit_gpt_kit.model.view import View
 
 MATRIX_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
@@ -35,6 +36,13 @@ class ExecutionConfig:
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """What is made again in the backward pass instead of being kept: nothing; all but matrix
     products and attention; or whole blocks, which takes a third more time and the least memory."""
+    max_logits: int = MAX_LOGITS
+    """Most logits held at once. A batch that has no more, of tokens times vocabulary, makes them
+    once; a larger one slice by slice, and each slice again in the backward pass."""
+
+    def __post_init__(self) -> None:
+        if self.max_logits < 1:
+            raise InputError(f"max_logits={self.max_logits} must be at least 1")
 
 
 def apply_execution(

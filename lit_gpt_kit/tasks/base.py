@@ -201,10 +201,13 @@ class Task(ExactStep):
             self.adapters.add_to(self.model, is_bf16)
         if self.freeze_patterns:
             freeze(self, self.freeze_patterns)
+        self._apply_execution()
+
+    def _apply_execution(self) -> None:
         if self._is_fitting():
             if self.execution.compile:
                 check_compiler(self.trainer.strategy.root_device)
-            apply_execution(self.model, self.execution)
+            apply_execution(self.network, self.execution)
 
     def _is_fitting(self) -> bool:
         return self._trainer is not None and self._trainer.state.fn == "fit"

@@ -118,7 +118,8 @@ class LanguageModeling(Task):
                 hidden.flatten(0, 1)[None, positions],
                 targets.flatten()[None, positions],
             )
-        return next_token_loss(hidden, self.network.lm_head, targets), num_targets
+        nll = next_token_loss(hidden, self.network.lm_head, targets, self.execution.max_logits)
+        return nll, num_targets
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The micro-batch's share of the step's loss."""

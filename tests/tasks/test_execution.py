@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_gpt_kit import GPTConfig, LoRAConfig, TextDataModule
+from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.execution import ExecutionConfig
 from tests.command import run, run_process, write_project
 from tests.tiny import TINY, make_task, make_trainer
@@ -37,6 +39,29 @@ def test_activations_made_twice_train_the_same_weights(
     actual = weights_after(tmp_path, make_data(**data), execution=execution, **options)
     assert actual.keys() == expected.keys()
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(("max_logits", "times"), [(None, 1), (3 * 257, 22)])
+def test_logits_are_made_in_slices(
+    max_logits: int | None, times: int, make_data: MakeData, tmp_path: Path
+) -> None:
+    execution = ExecutionConfig() if max_logits is None else ExecutionConfig(max_logits=max_logits)
+    task = make_task(execution=execution)
+    made: list[int] = []
+
+    class CountHeads(Callback):
+        def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            task.network.lm_head.register_forward_hook(lambda *args: made.append(1))
+
+    data = make_data()
+    make_trainer(tmp_path, 1, callbacks=[CountHeads()], limit_val_batches=0).fit(task, data)
+    # 4 rows of 8 tokens, 3 at a time, and all of them again.
+    assert len(made) == times
+
+
+def test_no_logits_at_all() -> None:
+    with pytest.raises(InputError, match="max_logits=0 must be at least 1"):
+        ExecutionConfig(max_logits=0)
 
 
 def test_nothing_is_compiled_or_made_twice_but_in_training(
