@@ -123,6 +123,7 @@ class PlanningCLI(DryCLI):
             None if module.adapters is None else module.adapters.config.rank,
             state_numbers_by_part(module.optimizer),
             module.execution.activation_checkpointing,
+            module.execution.max_logits,
         )
         layout = layout_of(trainer, settings.devices)
         accumulate = int(trainer.accumulate_grad_batches or 1)

@@ -146,6 +146,7 @@ def memory_to_train(
     lora_rank: int | None = None,
     optimizer_numbers: Mapping[str, float] = ADAMW_NUMBERS,
     activation_checkpointing: Checkpointing = "none",
+    max_logits: int = MAX_LOGITS,
 ) -> Memory:
     """What a training step needs.
 
@@ -162,7 +163,7 @@ def memory_to_train(
         lora_rank: train adapters of this rank alone; None trains all weights.
         optimizer_numbers: numbers that the optimiser keeps for each that it trains, by the part of
             the network ("hidden", "embeddings", "head").
-        activation_checkpointing: what is made again instead of being kept (`ExecutionConfig`).
+        activation_checkpointing, max_logits: see `ExecutionConfig`.
     """
     width = COMPUTE_BYTES[precision]
     num_tokens = batch_size * seq_len
@@ -173,8 +174,7 @@ def memory_to_train(
     if activation_checkpointing == "none":
         activations = sum(number * kept[layer] for layer, number in layers.items())
     else:
-        # While one block is gone through backward, what it makes again is there, too.
-        activations = max(kept.values()) + sum(
+        activations = sum(
             number * _checkpointed_bytes(config, layer, precision, activation_checkpointing)
             for layer, number in layers.items()
         )
@@ -189,7 +189,14 @@ def memory_to_train(
     if config.use_token_shift:  # the embeddings before each
         activations += config.embed_dim * WEIGHT_BYTES[precision]
     activations *= num_tokens
-    logits = min(num_tokens * config.padded_vocab_size, max(MAX_LOGITS, config.padded_vocab_size))
+    num_logits = min(
+        num_tokens * config.padded_vocab_size, max(max_logits, config.padded_vocab_size)
+    )
+    # In float32, and once more as their logarithms; beside them as the head made them.
+    logits = num_logits * (2 * FLOAT + (width if width < FLOAT else 0))
+    if activation_checkpointing != "none":
+        # One block makes its own again as the backward pass comes to it, when no logits are left.
+        activations += max(0, num_tokens * max(kept.values()) - logits)
     trained_bytes = WEIGHT_BYTES[precision]
     if lora_rank is None:
         numbers = _optimizer_numbers(config, optimizer_numbers)
@@ -200,8 +207,7 @@ def memory_to_train(
         gradients=trained * trained_bytes,
         optimizer=round(numbers * trained_bytes),
         activations=activations,
-        # In float32, and once more as their logarithms; beside them as the head made them.
-        logits=logits * (2 * FLOAT + (width if width < FLOAT else 0)),
+        logits=logits,
     )
 
 

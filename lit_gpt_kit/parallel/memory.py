@@ -8,6 +8,7 @@ from lit_gpt_kit.model.memory import (
     ADAMW_NUMBERS,
     COMPUTE_BYTES,
     FLOAT,
+    MAX_LOGITS,
     WEIGHT_BYTES,
     Checkpointing,
     Memory,
@@ -49,6 +50,7 @@ def memory_per_device(
     lora_rank: int | None = None,
     optimizer_numbers: Mapping[str, float] = ADAMW_NUMBERS,
     activation_checkpointing: Checkpointing = "none",
+    max_logits: int = MAX_LOGITS,
 ) -> Memory:
     """What a training step needs on each device; arguments as of `memory_to_train`.
 
@@ -65,6 +67,7 @@ def memory_per_device(
         lora_rank,
         optimizer_numbers,
         activation_checkpointing,
+        max_logits,
     )
     ranks = layout.data_parallel
     if ranks == 1:

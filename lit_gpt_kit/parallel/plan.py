@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from lit_gpt_kit.devices import Device
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.flops import training_flops_per_token
-from lit_gpt_kit.model.memory import ADAMW_NUMBERS, Checkpointing, Memory, Precision
+from lit_gpt_kit.model.memory import ADAMW_NUMBERS, MAX_LOGITS, Checkpointing, Memory, Precision
 from lit_gpt_kit.parallel.memory import Layout, memory_per_device
 
 USABLE = 0.92
@@ -26,7 +26,7 @@ class Run:
         batch_size: rows of a micro-batch on each device.
         seq_len: tokens of a row.
         lora_rank: of adapters, where they alone are trained.
-        optimizer_numbers, activation_checkpointing: see `memory_to_train`.
+        optimizer_numbers, activation_checkpointing, max_logits: see `memory_to_train`.
     """
 
     config: GPTConfig
@@ -36,6 +36,7 @@ class Run:
     lora_rank: int | None = None
     optimizer_numbers: Mapping[str, float] = field(default_factory=lambda: ADAMW_NUMBERS)
     activation_checkpointing: Checkpointing = "none"
+    max_logits: int = MAX_LOGITS
 
     def memory(self, layout: Layout, batch_size: int | None = None) -> Memory:
         """What a step needs on each device, perhaps with another micro-batch."""
@@ -48,6 +49,7 @@ class Run:
             self.lora_rank,
             self.optimizer_numbers,
             self.activation_checkpointing,
+            self.max_logits,
         )
 
     @property
