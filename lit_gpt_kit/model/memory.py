@@ -163,7 +163,8 @@ def memory_to_train(
         lora_rank: train adapters of this rank alone; None trains all weights.
         optimizer_numbers: numbers that the optimiser keeps for each that it trains, by the part of
             the network ("hidden", "embeddings", "head").
-        activation_checkpointing, max_logits: see `ExecutionConfig`.
+        activation_checkpointing: what is made again instead of being kept (`ExecutionConfig`).
+        max_logits: most that the loss holds at once (`ExecutionConfig`).
     """
     width = COMPUTE_BYTES[precision]
     num_tokens = batch_size * seq_len
