@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         ClassificationMetrics as ClassificationMetrics,
     )
     from lit_gpt_kit.callbacks.generation_metrics import GenerationMetrics as GenerationMetrics
+    from lit_gpt_kit.callbacks.sample_text import SampleText as SampleText
     from lit_gpt_kit.callbacks.throughput import Throughput as Throughput
     from lit_gpt_kit.checkpoints.load import load_model as load_model
     from lit_gpt_kit.data.classification import (
@@ -50,6 +51,7 @@ _HOMES = {
     "LanguageModeling": "tasks.language_modeling",
     "LoRAConfig": "model.lora",
     "MuonAdamW": "optim.muon",
+    "SampleText": "callbacks.sample_text",
     "SamplingConfig": "generation.sampling",
     "SequenceClassification": "tasks.classification",
     "Task": "tasks.base",

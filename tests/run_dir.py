@@ -3,12 +3,20 @@
 import csv
 from pathlib import Path
 
+CLOCK = (
+    "train/tokens_per_second",
+    "train/step_seconds",
+    "train/data_share",
+    "train/mfu",
+    "train/peak_memory_bytes",
+)
+"""What a run logs that no two runs have alike."""
 METRICS = (
     "train/loss",
     "train/lr",
     "train/grad_norm",
     "train/tokens",
-    "train/tokens_per_second",
+    *CLOCK,
     "val/loss",
     "val/perplexity",
     "val/bits_per_byte",
@@ -31,7 +39,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, float]]:
 
 
 def without_speed(run_dir: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv as they stand there, less what depends on the clock."""
+    """The rows of metrics.csv as they stand there, less what no two runs have alike."""
     with (run_dir / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return [{k: v for k, v in row.items() if k != "train/tokens_per_second"} for row in rows]
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]

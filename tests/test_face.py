@@ -36,6 +36,7 @@ PUBLIC_NAMES = {
     "LanguageModeling",
     "LoRAConfig",
     "MuonAdamW",
+    "SampleText",
     "SamplingConfig",
     "SequenceClassification",
     "TextDataModule",
@@ -246,6 +247,7 @@ def test_sources_from_a_shell(tmp_path: Path) -> None:
 
 def test_promised_metric_names() -> None:
     promised = {"loss", "lr", "grad_norm", "tokens", "tokens_per_second"}
+    promised |= {"mfu", "step_seconds", "data_share", "peak_memory_bytes"}
     assert {name.removeprefix("train/") for name in METRICS if "train" in name} == promised
     promised = {"loss", "perplexity", "bits_per_byte"}
     assert {name.removeprefix("val/") for name in METRICS if "val" in name} == promised

@@ -15,6 +15,7 @@ from lit_gpt_kit.callbacks.classification_metrics import ClassificationMetrics
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
 from lit_gpt_kit.callbacks.loss_spikes import LossSpikes
 from lit_gpt_kit.callbacks.prediction_writer import PredictionWriter
+from lit_gpt_kit.callbacks.sample_text import SampleText
 from lit_gpt_kit.callbacks.throughput import Throughput
 from lit_gpt_kit.checkpoints.sealed_io import SealedCheckpointIO
 from lit_gpt_kit.cli.interrupt import StopOnInterrupt
@@ -23,6 +24,7 @@ from lit_gpt_kit.cli.progress import ProgressLines, StepBar
 from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
 from lit_gpt_kit.loggers.wandb import build_wandb_logger
 from lit_gpt_kit.tasks.classification import SequenceClassification
+from lit_gpt_kit.tasks.language_modeling import LanguageModeling
 
 
 def complete_callbacks(
@@ -46,6 +48,8 @@ def complete_callbacks(
     elif isinstance(module, SequenceClassification):
         wanted.append(ClassificationMetrics())
     if command == "fit":
+        if isinstance(module, LanguageModeling):
+            wanted.append(SampleText())
         last = next((c for c in given if isinstance(c, LastCheckpoint)), None)
         last = last or LastCheckpoint()
         last.folder = last.folder or run_dir / "checkpoints"

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 
+from lit_gpt_kit.cli.dry_run import DryCLI
 from lit_gpt_kit.cli.main import DONE
 from lit_gpt_kit.cli.parsing import without
 from lit_gpt_kit.cli.shown_rows import show_findings, show_rows
-from lit_gpt_kit.cli.train import TrainingCLI, quieten_libraries
+from lit_gpt_kit.cli.train import quieten_libraries
 from lit_gpt_kit.data.inspection import look_at
 from lit_gpt_kit.data.read_back import InspectedRow, rows_of_an_epoch
 from lit_gpt_kit.errors import InputError
@@ -21,21 +21,6 @@ from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 MOST_ROWS = 2000
 """Of a longer epoch so many rows are counted."""
-NO_TRAINING = {
-    "accelerator": "cpu",
-    "strategy": "auto",
-    "devices": 1,
-    "num_nodes": 1,
-    "precision": "32-true",
-    "plugins": None,
-    "profiler": None,
-    "callbacks": [],
-    "logger": False,
-    "enable_checkpointing": False,
-    "barebones": False,
-}
-"""Of a configuration for training: what a machine without its devices does not have, and what
-would leave files."""
 
 
 def run(command: str, arguments: list[str]) -> int:
@@ -45,25 +30,18 @@ def run(command: str, arguments: list[str]) -> int:
     return DONE
 
 
-class InspectingCLI(TrainingCLI):
+class InspectingCLI(DryCLI):
     """`fit` up to its first batches: nothing is built, trained or written.
 
     Args:
         arguments: those of `fit`, and `--rows`.
     """
 
-    def __init__(self, arguments: list[str]) -> None:
-        super().__init__("fit", arguments)
-
-    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """That of `fit`, under the name of this command."""
-        super().setup_parser(*args, **kwargs)
-        parser = self._parser(self.command)
-        parser.prog = "lit-gpt inspect-data"
-        parser.description = (
-            "Shows rows as the model gets them, and says what looks wrong with them. Takes what "
-            "`lit-gpt fit` takes, and trains nothing."
-        )
+    name = "inspect-data"
+    description = (
+        "Shows rows as the model gets them, and says what looks wrong with them. Takes what "
+        "`lit-gpt fit` takes, and trains nothing."
+    )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add how many rows to show."""
@@ -71,20 +49,11 @@ class InspectingCLI(TrainingCLI):
         parser.add_argument("--rows", type=int, default=3, help="How many rows to show.")
 
     def before_instantiate_classes(self) -> None:
-        """No run folder, and nothing that only training needs."""
-        settings = self.config[self.command]
-        if settings.rows < 0:
-            raise InputError(f"--rows {settings.rows} must be at least 0")
-        for name, value in NO_TRAINING.items():
-            settings.trainer[name] = value
-        self._needs_pretrained = False
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A Trainer that says how many rows make a step."""
-        return LightningCLI.instantiate_trainer(self, **kwargs)
-
-    def _forget_run_folder(self) -> None:
-        """There is none."""
+        """Check the number of rows."""
+        rows = self.config[self.command].rows
+        if rows < 0:
+            raise InputError(f"--rows {rows} must be at least 0")
+        super().before_instantiate_classes()
 
     def _run_subcommand(self, subcommand: str) -> None:
         module: Any = self.model

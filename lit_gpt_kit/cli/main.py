@@ -13,6 +13,7 @@ COMMANDS = {
     "validate": ("train", "measure a model on its validation text"),
     "test": ("train", "measure a model on its test text"),
     "predict": ("train", "log-probabilities and likeliest next tokens of a text"),
+    "plan": ("plan", "whether a run fits, how long it takes and what it costs"),
     "inspect-data": ("inspect_data", "rows as the model gets them, and what is wrong with them"),
     "tune": ("tune", "find a learning rate, or the largest micro-batch that fits"),
     "generate": ("generate", "continue a prompt"),

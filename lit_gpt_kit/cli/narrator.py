@@ -9,6 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_gpt_kit.callbacks.sample_text import default_prompt
+from lit_gpt_kit.callbacks.throughput import Throughput
 from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
@@ -38,6 +40,7 @@ class Narrator(Callback):
             "model": _describe_model(pl_module),
             "data": _describe_data(trainer),
             "training": _describe_training(trainer),
+            "train/mfu": _describe_peak(trainer),
             "run folder": str(self.run_dir),
         }
         print("\n".join(f"{name:>11}: {text}" for name, text in lines.items() if text), flush=True)
@@ -100,6 +103,12 @@ def _describe_training(trainer: Trainer) -> str:
     return f"{length}, {trainer.precision} on {devices}{trainer.strategy.root_device.type}"
 
 
+def _describe_peak(trainer: Trainer) -> str:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    names = [c.peak_name for c in callbacks if isinstance(c, Throughput) and c.peak_name]
+    return f"a share of {names[0]}" if names else ""
+
+
 def _next_command(trainer: Trainer, module: LightningModule, run_dir: str) -> str:
     suggest: Any = getattr(module, "suggest", None)
     data: Any = getattr(trainer, "datamodule", None)
@@ -128,8 +137,9 @@ def _show_sample(module: LightningModule) -> str:
     write: Any = getattr(module, "generate", None)
     if not isinstance(tokenizer, Tokenizer) or write is None:
         return "TEXT"
-    prompt = "" if tokenizer.end_id is not None else tokenizer.token(0)
-    text = write(prompt, max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=0)
+    text = write(
+        default_prompt(tokenizer), max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=0
+    )
     print("\nsample:\n" + "\n".join(f"  | {line}" for line in text.strip("\n").splitlines()))
     # A word of the sample, one that surely fits the block and that a person would type.
     words = [word for word in text.split() if word.isalpha() and len(word) <= LONGEST_PROMPT]

@@ -35,16 +35,16 @@ class ProgressLines(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._is_enabled = True
+        self.is_enabled = True
         self._started = self._first_share = 0.0
 
     def disable(self) -> None:
         """Print nothing (on every rank but the first)."""
-        self._is_enabled = False
+        self.is_enabled = False
 
     def enable(self) -> None:
         """Print."""
-        self._is_enabled = True
+        self.is_enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -69,7 +69,7 @@ class ProgressLines(ProgressBar):
             self._print(trainer, names, "")
 
     def _print(self, trainer: Trainer, names: Any, ending: str) -> None:
-        if not self._is_enabled:
+        if not self.is_enabled:
             return
         metrics = trainer.callback_metrics
         values = [f"{name} {_short(float(metrics[name]))}" for name in names if name in metrics]

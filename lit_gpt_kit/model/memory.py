@@ -4,7 +4,8 @@ In training all of this is there at once, at the end of the forward pass: Lightn
 last step's gradients only after it, and while gradients are accumulated they stay in any case.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from lit_gpt_kit.errors import InputError
@@ -12,6 +13,7 @@ from lit_gpt_kit.model.config import GATED_MLPS, GPTConfig
 from lit_gpt_kit.model.size import (
     Matrix,
     all_matrices,
+    count_by_part,
     count_parameters,
     layer_matrices,
     projection_widths,
@@ -24,6 +26,8 @@ Precision = Literal["fp32", "bf16", "bf16-mixed", "int8"]
 """bf16: weights and all else; bf16-mixed: weights in float32, computed with in bfloat16 (autocast);
 int8: matrices in a byte a weight (int8.py), all else in bfloat16."""
 
+Checkpointing = Literal["none", "selective", "full"]
+
 PRECISIONS: dict[Use, tuple[Precision, ...]] = {
     "run": ("fp32", "bf16", "int8"),
     "lora": ("fp32", "bf16-mixed", "bf16"),
@@ -33,6 +37,7 @@ PRECISIONS: dict[Use, tuple[Precision, ...]] = {
 WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "bf16-mixed": 4, "int8": 2}
 COMPUTE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "bf16-mixed": 2, "int8": 2}
 FLOAT, BFLOAT16 = 4, 2
+ADAMW_NUMBERS = {"hidden": 2.0, "embeddings": 2.0, "head": 2.0}
 MAX_LOGITS = 2**25
 """Most logits that the loss holds at once (loss.py)."""
 PREFILL_CHUNK = 2048
@@ -46,9 +51,11 @@ class Memory:
     Attributes:
         weights: the network's, and copies of them in another precision.
         gradients: of the weights that are trained.
-        optimizer: the two moments that AdamW keeps of each of these.
-        activations: what the forward pass holds, the logits among it.
+        optimizer: what it keeps of each of these.
+        activations: what the forward pass holds between embeddings and head.
         cache: keys and values of the tokens read.
+        logits: those that the loss holds at once.
+        buffers: what is sent to other devices and gathered from them.
     """
 
     weights: int
@@ -56,11 +63,13 @@ class Memory:
     optimizer: int = 0
     activations: int = 0
     cache: int = 0
+    logits: int = 0
+    buffers: int = 0
 
     @property
     def total(self) -> int:
         """All of it, which is the peak."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.cache
+        return sum(getattr(self, field.name) for field in fields(self))
 
 
 def precisions_of(config: GPTConfig, use: Use) -> tuple[Precision, ...]:
@@ -115,7 +124,8 @@ def memory_to_run(
     # Nothing is kept for a backward pass: of all layers, only the one at work counts.
     working = width * max(_working_values(config, layer) for layer in layers)
     scores = _score_bytes(config, context_tokens, width)
-    activations = batch_size * (num_new * (working + scores) + width * config.padded_vocab_size)
+    activations = batch_size * num_new * (working + scores)
+    logits = batch_size * width * config.padded_vocab_size
     if precision == "int8":  # a matrix is unpacked for a product of many rows
         activations += width * max(m.num_in * m.num_out for m in all_matrices(config))
     slots = 0
@@ -124,7 +134,8 @@ def memory_to_run(
         ring = (config.sliding_window or 0) + num_new - 1
         slots += number * (min(context_tokens, ring) if has_window else context_tokens)
     cache = 2 * width * batch_size * slots * config.kv_heads * config.head_width
-    return Memory(_weight_bytes(config, precision), activations=activations, cache=cache)
+    weights = _weight_bytes(config, precision)
+    return Memory(weights, activations=activations, cache=cache, logits=logits)
 
 
 def memory_to_train(
@@ -133,8 +144,11 @@ def memory_to_train(
     batch_size: int,
     seq_len: int,
     lora_rank: int | None = None,
+    optimizer_numbers: Mapping[str, float] = ADAMW_NUMBERS,
+    activation_checkpointing: Checkpointing = "none",
+    max_logits: int = MAX_LOGITS,
 ) -> Memory:
-    """What a training step with AdamW needs, without activation checkpointing.
+    """What a training step needs.
 
     Activations are those that the backward pass reads again, counted as in Korthikanti et al. 2022,
     section 4.1 ("Reducing Activation Recomputation in Large Transformer Models"), but for this
@@ -147,15 +161,24 @@ def memory_to_train(
         batch_size: rows of a step (of a micro-batch, where gradients are accumulated).
         seq_len: tokens of a row.
         lora_rank: train adapters of this rank alone; None trains all weights.
+        optimizer_numbers: numbers that the optimiser keeps for each that it trains, by the part of
+            the network ("hidden", "embeddings", "head").
+        activation_checkpointing: what is made again instead of being kept (`ExecutionConfig`).
+        max_logits: most that the loss holds at once (`ExecutionConfig`).
     """
     width = COMPUTE_BYTES[precision]
     num_tokens = batch_size * seq_len
     trained = count_parameters(config)
     weights = _weight_bytes(config, precision)
-    activations = sum(
-        number * _kept_bytes(config, layer, precision, seq_len)
-        for layer, number in unlike_layers(config).items()
-    )
+    layers = unlike_layers(config)
+    kept = {layer: _kept_bytes(config, layer, precision, seq_len) for layer in layers}
+    if activation_checkpointing == "none":
+        activations = sum(number * kept[layer] for layer, number in layers.items())
+    else:
+        activations = sum(
+            number * _checkpointed_bytes(config, layer, precision, activation_checkpointing)
+            for layer, number in layers.items()
+        )
     if lora_rank is not None:
         pairs = list(layer_matrices(config, config.num_experts))
         trained = sum(lora_rank * m.number * (m.num_in + m.num_out) for m in pairs)
@@ -167,15 +190,35 @@ def memory_to_train(
     if config.use_token_shift:  # the embeddings before each
         activations += config.embed_dim * WEIGHT_BYTES[precision]
     activations *= num_tokens
-    logits = min(num_tokens * config.padded_vocab_size, max(MAX_LOGITS, config.padded_vocab_size))
+    num_logits = min(
+        num_tokens * config.padded_vocab_size, max(max_logits, config.padded_vocab_size)
+    )
     # In float32, and once more as their logarithms; beside them as the head made them.
-    activations += logits * (2 * FLOAT + (width if width < FLOAT else 0))
+    logits = num_logits * (2 * FLOAT + (width if width < FLOAT else 0))
+    if activation_checkpointing != "none":
+        # One block makes its own again as the backward pass comes to it, when no logits are left.
+        activations += max(0, num_tokens * max(kept.values()) - logits)
+    trained_bytes = WEIGHT_BYTES[precision]
+    if lora_rank is None:
+        numbers = _optimizer_numbers(config, optimizer_numbers)
+    else:
+        numbers = trained * optimizer_numbers["hidden"]
     return Memory(
         weights,
-        gradients=trained * WEIGHT_BYTES[precision],
-        optimizer=2 * trained * WEIGHT_BYTES[precision],
+        gradients=trained * trained_bytes,
+        optimizer=round(numbers * trained_bytes),
         activations=activations,
+        logits=logits,
     )
+
+
+def _optimizer_numbers(config: GPTConfig, for_each: Mapping[str, float]) -> float:
+    """How many numbers an optimiser keeps that trains all weights."""
+    parts = count_by_part(config)
+    head = parts.pop("head", 0)
+    hidden = parts["attention"] + parts["MLP"]
+    rest = sum(parts.values()) - hidden
+    return for_each["hidden"] * hidden + for_each["embeddings"] * rest + for_each["head"] * head
 
 
 def _weight_bytes(config: GPTConfig, precision: Precision) -> int:
@@ -261,4 +304,18 @@ def _kept_bytes(config: GPTConfig, layer: int, precision: Precision, seq_len: in
         kept += width * values * config.mlp_width
     if config.dropout > 0:
         kept += 2 * embed  # masks
+    return kept
+
+
+def _checkpointed_bytes(
+    config: GPTConfig, layer: int, precision: Precision, how: Checkpointing
+) -> int:
+    """What one layer keeps of one token where its activations are made again."""
+    kept = config.embed_dim * WEIGHT_BYTES[precision]  # the stream as it enters
+    if how == "selective":  # matrix products, and what attention made
+        embed, (queries, keys) = config.embed_dim, projection_widths(config)
+        numbers = queries + 2 * keys + queries + 2 * embed
+        if not config.has_experts(layer):
+            numbers += config.mlp_width * (2 if config.mlp in GATED_MLPS else 1)
+        kept += COMPUTE_BYTES[precision] * numbers
     return kept

@@ -25,7 +25,7 @@ def count_parameters(config: GPTConfig) -> int:
     Raises:
         InputError: `config.vocab_size` is not given.
     """
-    return _count(config, config.num_experts)
+    return sum(count_by_part(config).values())
 
 
 def count_active_parameters(config: GPTConfig) -> int:
@@ -34,7 +34,7 @@ def count_active_parameters(config: GPTConfig) -> int:
     Raises:
         InputError: `config.vocab_size` is not given.
     """
-    return _count(config, config.num_active_experts)
+    return sum(count_by_part(config, config.num_active_experts).values())
 
 
 @cache
@@ -78,29 +78,44 @@ def all_matrices(config: GPTConfig) -> Iterator[Matrix]:
     yield Matrix(1, config.embed_dim, config.padded_vocab_size)
 
 
-def _count(config: GPTConfig, num_experts: int | None) -> int:
+def count_by_part(config: GPTConfig, num_experts: int | None = None) -> dict[str, int]:
+    """Number of weights of each part of the network; parts that it lacks are left out.
+
+    Args:
+        config: its shape.
+        num_experts: count so many of each mixture's experts; all by default.
+
+    Raises:
+        InputError: `config.vocab_size` is not given.
+    """
+    num_experts = config.num_experts if num_experts is None else num_experts
     embed, (queries, keys) = config.embed_dim, projection_widths(config)
-    embeddings = config.padded_vocab_size * (1 if config.tie_embeddings else 2)
-    if config.position == "learned":
-        embeddings += config.block_size
-    if config.use_token_shift:
-        embeddings += 1  # a share for each number
-    num_tables = len(set(config.value_embedding_layers))
+    attention = mlp = 0
+    for layer, number in unlike_layers(config).items():
+        qkv, out, *others = (_num_weights(m) for m in _matrices(config, layer, num_experts))
+        attention += number * (qkv + out)
+        mlp += number * sum(others)
+        if config.has_experts(layer):
+            mlp += number * embed * (config.num_experts or 0)  # the router
     norm = embed * (2 if config.norm == "layernorm" and config.use_bias else 1)
     norms_of_layer = norm * (4 if config.norm_placement == "both" else 2)
     if config.use_qk_norm:
         over_all = config.qk_norm_scope == "all_heads"
         norms_of_layer += queries + keys if over_all else 2 * config.head_width
-    unlike = unlike_layers(config).items()
-    num_routers = sum(number for layer, number in unlike if config.has_experts(layer))
-    return (
-        embeddings * embed
-        + sum(
-            m.number * (m.num_in * m.num_out + (m.num_out if m.has_bias else 0))
-            for m in layer_matrices(config, num_experts)
-        )
-        + num_tables * (config.padded_vocab_size * keys + 1)
-        + num_routers * embed * (config.num_experts or 0)
-        + config.num_layers * norms_of_layer
-        + norm
-    )
+    num_tables = len(set(config.value_embedding_layers))
+    parts = {
+        "token embedding": config.padded_vocab_size * embed,
+        "positions": config.block_size * embed if config.position == "learned" else 0,
+        "token shift": embed if config.use_token_shift else 0,
+        "value embeddings": num_tables * (config.padded_vocab_size * keys + 1),
+        "attention": attention,
+        "MLP": mlp,
+        "norms": config.num_layers * norms_of_layer + norm,
+        "head": 0 if config.tie_embeddings else config.padded_vocab_size * embed,
+    }
+    return {name: count for name, count in parts.items() if count}
+
+
+def _num_weights(matrix: Matrix) -> int:
+    bias = matrix.num_out if matrix.has_bias else 0
+    return matrix.number * (matrix.num_in * matrix.num_out + bias)

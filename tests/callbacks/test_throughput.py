@@ -1,5 +1,6 @@
 """Throughput, timed by a clock that moves when the test says so."""
 
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,9 @@ from lightning.pytorch.loggers import Logger
 from lit_gpt_kit import GPTConfig
 from lit_gpt_kit.callbacks import throughput
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
-from lit_gpt_kit.callbacks.throughput import Throughput
+from lit_gpt_kit.callbacks.throughput import Throughput, peak_of
+from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.model.flops import training_flops_per_token
 from tests.tiny import make_task, make_trainer
 
 NAME = "train/tokens_per_second"
@@ -88,10 +91,12 @@ class RecordLogger(Logger):
     def __init__(self) -> None:
         super().__init__()
         self.rates: dict[int, float] = {}
+        self.rows: list[dict[str, float]] = []
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         if NAME in metrics:
             assert step is not None
+            self.rows.append(metrics)
             self.rates[step + 1] = metrics[NAME]
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -185,10 +190,58 @@ def test_tokens_of_all_ranks_count(clock: Clock) -> None:
     logged: dict[str, float] = {}
     module: Any = SimpleNamespace(log=logged.__setitem__)
     trainer: Any = SimpleNamespace(
-        world_size=4, accumulate_grad_batches=1, global_step=1, log_every_n_steps=1
+        world_size=4,
+        accumulate_grad_batches=1,
+        global_step=1,
+        log_every_n_steps=1,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     callback, batch = Throughput(), {"input_ids": torch.zeros(2, 8)}
     callback.on_train_batch_start(trainer, module, batch, 0)
     clock.now += 2
     callback.on_train_batch_end(trainer, module, None, batch, 0)
-    assert logged == {NAME: 4 * BATCH_TOKENS / 2}
+    assert logged[NAME] == 4 * BATCH_TOKENS / 2
+    assert logged["train/step_seconds"] == 2
+    assert "train/mfu" not in logged  # of a module that nobody knows
+
+
+def test_share_of_data_and_utilisation(tmp_path: Path, clock: Clock) -> None:
+    def wait() -> None:
+        clock.now += 10
+
+    logger, peak = RecordLogger(), 1e6
+    trainer = make_trainer(
+        tmp_path,
+        4,
+        logger=logger,
+        callbacks=[TakeTime(clock), Throughput(peak)],
+        log_every_n_steps=2,
+    )
+    trainer.fit(make_task(CONFIG), Batches(100, wait))
+    first, second = logger.rows
+    assert first["train/data_share"] == pytest.approx(10 / 13)
+    assert second["train/data_share"] == pytest.approx(20 / 27)
+    assert second["train/step_seconds"] == pytest.approx(27 / 2)
+    flops = training_flops_per_token(CONFIG, 8)
+    assert second["train/mfu"] == pytest.approx(2 * BATCH_TOKENS / 27 * flops / peak)
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert peak_bytes / 2 < second["train/peak_memory_bytes"] <= peak_bytes
+    trainer.fit(make_task(CONFIG), Batches(100))  # listens once, however often it is used
+
+
+def test_peak_is_that_of_the_device_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert peak_of(gpu, "bf16-mixed") == (989.4e12, "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H20")
+    assert peak_of(gpu, "bf16-mixed") == (None, "NVIDIA H20")
+    assert peak_of(torch.device("mps"), "bf16-mixed") == (None, "mps")
+    peak, name = peak_of(torch.device("cpu"), "32-true")
+    assert name == "this processor"
+    assert peak is not None
+    assert 1e8 < peak < 1e14
+
+
+def test_wrong_peak() -> None:
+    with pytest.raises(InputError, match="Throughput: peak_flops=0 must be above 0"):
+        Throughput(0)

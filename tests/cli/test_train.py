@@ -41,6 +41,7 @@ def test_run_folder_holds_what_is_promised(finished: FinishedRun) -> None:
         "checkpoints",
         "config.yaml",
         "metrics.csv",
+        "samples.md",
         "wandb",
     ]
     checkpoints = sorted(path.name for path in (finished.run_dir / "checkpoints").iterdir())
@@ -373,7 +374,8 @@ def test_configured_logger_stands_beside_metrics_csv(project: Path) -> None:
 
 def test_no_logger_logs_nothing(project: Path) -> None:
     assert run(project, *FIT, "--trainer.logger=false").status == 0
-    assert sorted(p.name for p in only_run(project).iterdir()) == ["checkpoints", "config.yaml"]
+    names = sorted(path.name for path in only_run(project).iterdir())
+    assert names == ["checkpoints", "config.yaml", "samples.md"]
 
 
 def test_strategy_of_lightning_drops_in(project: Path) -> None:

@@ -14,6 +14,7 @@ from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.size import (
     count_active_parameters,
+    count_by_part,
     count_parameters,
 )
 from tests.transformers_models import CASES, GPT2_SIZES, SHAPES, SIZES
@@ -103,3 +104,54 @@ def test_active_parameters_are_those_of_a_tokens_experts() -> None:
 def test_without_a_vocabulary_there_is_no_size() -> None:
     with pytest.raises(InputError, match="vocab_size is not given"):
         count_parameters(GPTConfig())
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (GPTConfig(vocab_size=50257), 124_439_808),
+        (
+            GPTConfig(
+                vocab_size=32000, block_size=4096, num_layers=32, num_heads=32, embed_dim=4096,
+                mlp_dim=11008, position="rotary", norm="rmsnorm", mlp="swiglu", use_bias=False,
+                tie_embeddings=False,
+            ),
+            6_738_415_616,
+        ),
+        (
+            GPTConfig(
+                vocab_size=128256, block_size=8192, num_layers=80, num_heads=64, num_kv_heads=8,
+                embed_dim=8192, mlp_dim=28672, position="rotary", norm="rmsnorm", mlp="swiglu",
+                use_bias=False, tie_embeddings=False,
+            ),
+            70_553_706_496,
+        ),
+    ],
+    ids=["GPT-2", "Llama-2-7B", "Llama-3-70B"],
+)  # fmt: skip
+def test_published_numbers_of_parameters(config: GPTConfig, expected: int) -> None:
+    assert count_parameters(config) == expected
+
+
+def test_parts_are_those_of_the_network() -> None:
+    config = GPTConfig(
+        vocab_size=60, block_size=32, num_layers=3, num_heads=4, embed_dim=24,
+        tie_embeddings=False, use_token_shift=True, use_qk_norm=True, value_embedding_layers=(1,),
+    )  # fmt: skip
+    found: dict[str, int] = {}
+    for name, weight in GPT(config).named_parameters():
+        part = next(part for word, part in PARTS_BY_WORD.items() if word in name)
+        found[part] = found.get(part, 0) + weight.numel()
+    assert count_by_part(config) == found
+
+
+PARTS_BY_WORD = {
+    "token_embedding": "token embedding",
+    "position_embedding": "positions",
+    "token_shift": "token shift",
+    "value_embedding": "value embeddings",
+    "norm": "norms",
+    "attention": "attention",
+    "mlp": "MLP",
+    "lm_head": "head",
+}

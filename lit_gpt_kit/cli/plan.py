@@ -1,0 +1,209 @@
+"""`lit-gpt plan`: whether a run fits, how long it takes and what it costs, before it begins."""
+
+import shlex
+from dataclasses import replace
+from typing import Any, Literal
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lit_gpt_kit.checkpoints.load import load_config
+from lit_gpt_kit.cli.dry_run import DryCLI
+from lit_gpt_kit.cli.main import DONE
+from lit_gpt_kit.cli.plan_lines import (
+    Length,
+    describe_arithmetic,
+    describe_length,
+    describe_memory,
+    describe_model,
+    describe_parameters,
+    describe_step,
+    describe_time,
+    table_of_parts,
+)
+from lit_gpt_kit.cli.train import quieten_libraries
+from lit_gpt_kit.devices import CPU, find_device
+from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.memory import Precision
+from lit_gpt_kit.optim.state_size import state_numbers_by_part
+from lit_gpt_kit.parallel.memory import Layout
+from lit_gpt_kit.parallel.plan import MOST_DEVICES, Run
+from lit_gpt_kit.tasks.base import Task
+from lit_gpt_kit.tokenization.training import TokenizerConfig
+
+OWN_OPTIONS = ("devices", "device", "utilization", "price_per_hour", "show")
+PRECISIONS: dict[str, Precision] = {
+    "32": "fp32", "32-true": "fp32", "bf16": "bf16-mixed", "bf16-mixed": "bf16-mixed",
+    "16": "bf16-mixed", "16-mixed": "bf16-mixed", "bf16-true": "bf16", "16-true": "bf16",
+    "auto": "bf16-mixed",
+}  # fmt: skip
+"""The Trainer's precision -> the one whose memory it takes."""
+SHARDED = ("fsdp", "modelparallel", "sharded", "deepspeed")
+"""What the names of strategies have in them that share out the weights."""
+
+
+def run(command: str, arguments: list[str]) -> int:
+    """Run the command; returns the exit status."""
+    quieten_libraries()
+    PlanningCLI(arguments)
+    return DONE
+
+
+class PlanningCLI(DryCLI):
+    """`fit` before anything is read or built: what the run will need.
+
+    Args:
+        arguments: those of `fit`, and the devices.
+    """
+
+    name = "plan"
+    description = (
+        "Says whether a run fits its devices, how long it takes and what it costs. Takes what "
+        "`lit-gpt fit` takes; nothing is built and no text is read."
+    )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the devices."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--devices", type=int | None, default=None,
+            help="How many devices, 1 to 4096; by default as the configuration says.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--device", type=str, default=CPU,
+            help="Of which kind: h200, h100, b200, a100, l4, 4090, mi300x, ..., or cpu, which is "
+            "measured.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--utilization", type=float, default=0.4,
+            help="The share of the device's dense peak that training reaches (MFU).",
+        )  # fmt: skip
+        parser.add_argument(
+            "--price_per_hour", type=float | None, default=None, help="Of one device, for the cost."
+        )
+        parser.add_argument(
+            "--show", type=Literal["plan", "model"], default="plan",
+            help="The plan, or the parts of the model.",
+        )  # fmt: skip
+
+    def before_instantiate_classes(self) -> None:
+        """Note what the run wants of its devices, which then are left alone."""
+        settings = self.config[self.command]
+        if settings.devices is not None and not 1 <= settings.devices <= MOST_DEVICES:
+            raise InputError(f"--devices {settings.devices} must be from 1 to {MOST_DEVICES}")
+        if not 0 < settings.utilization <= 1:
+            raise InputError(f"--utilization {settings.utilization} must be above 0 and at most 1")
+        self._device = find_device(settings.device)
+        self._trainer_settings = settings.trainer.clone()
+        super().before_instantiate_classes()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        module = self.model
+        if not isinstance(module, Task):
+            raise InputError(
+                f"plan knows the tasks of this package, not {type(module).__name__}; give a "
+                "model.class_path that is a lit_gpt_kit.Task"
+            )
+        settings, trainer = self.config[self.command], self._trainer_settings
+        config = _network(module, self.datamodule)
+        if settings.show == "model":
+            print("\n".join(table_of_parts(config)))
+            return
+        precision = str(trainer.precision or "32-true")
+        if precision not in PRECISIONS:
+            raise InputError(f"plan does not know trainer.precision={precision}; known: "
+                             f"{', '.join(PRECISIONS)}")  # fmt: skip
+        data: Any = self.datamodule
+        planned = Run(
+            config,
+            PRECISIONS[precision],
+            int(getattr(data, "batch_size", 1)),
+            min(getattr(data, "_block_size", None) or config.block_size, config.block_size),
+            None if module.adapters is None else module.adapters.config.rank,
+            state_numbers_by_part(module.optimizer),
+            module.execution.activation_checkpointing,
+            module.execution.max_logits,
+        )
+        layout = layout_of(trainer, settings.devices)
+        accumulate = int(trainer.accumulate_grad_batches or 1)
+        tokens_per_step = planned.batch_size * planned.seq_len * layout.data_parallel * accumulate
+        length = _length(trainer, settings.model, tokens_per_step)
+        lines = [
+            ("model", describe_model(config)),
+            ("parameters", describe_parameters(config)),
+            ("step", describe_step(planned, layout, accumulate, tokens_per_step, self._device)),
+            ("training", describe_length(length, config)),
+            ("arithmetic", describe_arithmetic(planned, length)),
+            *describe_memory(planned, layout, self._device),
+            *describe_time(planned, layout, self._device, length, settings),
+        ]
+        print(
+            "\n".join(f"{name:>11}: {text}" if name else f"{'':13}{text}" for name, text in lines)
+        )
+        left = _without(self._arguments, OWN_OPTIONS)
+        print(f"\nnext: {shlex.join(['lit-gpt', 'fit', *left])}")
+
+
+def _network(module: Task, data: Any) -> GPTConfig:
+    """The network's shape, its vocabulary known, with nothing read that is large."""
+    config = module.gpt
+    if module.pretrained is not None:
+        return replace(load_config(module.pretrained), dropout=config.dropout)
+    if config.vocab_size is not None:
+        return config
+    choice = getattr(data, "tokenizer_choice", None) or TokenizerConfig()
+    if isinstance(choice, TokenizerConfig) and choice.kind == "bpe":
+        return replace(config, vocab_size=choice.num_tokens)
+    if hasattr(data, "build_tokenizer"):  # a file, or the text's own characters, which are read
+        return replace(config, vocab_size=data.build_tokenizer().vocab_size)
+    raise InputError("vocab_size is not known; set model.init_args.gpt.vocab_size")
+
+
+def layout_of(trainer: Namespace, num_devices: int | None = None) -> Layout:
+    """How a Trainer's settings lay a network over devices.
+
+    Args:
+        trainer: the settings.
+        num_devices: instead of those that they say.
+    """
+    if num_devices is None:
+        each = trainer.devices
+        count = len(each) if isinstance(each, list) else each if isinstance(each, int) else 1
+        num_devices = max(1, count) * int(trainer.num_nodes or 1)
+    strategy = trainer.strategy
+    options = getattr(strategy, "init_args", {})
+    name = str(getattr(strategy, "class_path", strategy)).rpartition(".")[2].lower()
+    tensor_parallel = options.get("tensor_parallel_size", 1)
+    tensor_parallel = tensor_parallel if isinstance(tensor_parallel, int) else 1
+    if num_devices % tensor_parallel:
+        raise InputError(
+            f"tensor_parallel_size={tensor_parallel} does not divide {num_devices} devices; "
+            "choose a multiple of it"
+        )
+    is_sharded = any(word in name.replace("_", "") for word in SHARDED)
+    return Layout(num_devices // tensor_parallel, tensor_parallel, is_sharded)
+
+
+def _length(trainer: Namespace, model: Namespace, tokens_per_step: int) -> Length:
+    schedule: Any = getattr(model.init_args.get("lr_schedule"), "init_args", {})
+    tokens: float | None = schedule.get("total_tokens")
+    if tokens:
+        return Length(round(tokens / tokens_per_step), float(tokens))
+    steps: int | None = trainer.max_steps
+    if steps is None or steps < 0:
+        steps = schedule.get("total_steps")
+    return Length(None, None) if not steps else Length(steps, float(steps * tokens_per_step))
+
+
+def _without(arguments: list[str], options: tuple[str, ...]) -> list[str]:
+    """What was typed, as `fit` takes it."""
+    kept: list[str] = []
+    skip = False
+    for word in arguments:
+        name = word.removeprefix("--").partition("=")[0]
+        if skip or (word.startswith("--") and name in options):
+            skip = not skip and "=" not in word
+            continue
+        kept.append(word)
+    return kept

@@ -1,0 +1,194 @@
+"""What `lit-gpt plan` says: a run's needs as lines for people."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from jsonargparse import Namespace
+
+from lit_gpt_kit.devices import GIB, MIB, Device
+from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.size import count_active_parameters, count_by_part
+from lit_gpt_kit.parallel.memory import Layout
+from lit_gpt_kit.parallel.plan import (
+    COMPUTE_OPTIMAL,
+    USABLE,
+    Run,
+    fewest_devices,
+    largest_micro_batch,
+)
+
+
+@dataclass(frozen=True)
+class Length:
+    """How much a run trains on: `num_tokens` in `num_steps`; None where the config does not say."""
+
+    num_steps: int | None
+    num_tokens: float | None
+
+
+def describe_model(config: GPTConfig) -> str:
+    """Its shape."""
+    keys = "" if config.kv_heads == config.num_heads else f" ({config.kv_heads} of keys)"
+    return (
+        f"GPT of {config.num_layers} layers, {config.num_heads} heads{keys}, width "
+        f"{config.embed_dim:,}, block {config.block_size:,}, "
+        f"vocabulary {config.padded_vocab_size:,}"
+    )
+
+
+def describe_parameters(config: GPTConfig) -> str:
+    """How many there are, and where."""
+    parts = count_by_part(config)
+    total = sum(parts.values())
+    active = count_active_parameters(config)
+    met = f", of which a token meets {active:,}" if active < total else ""
+    return f"{total:,}{met}: " + ", ".join(f"{name} {n:,}" for name, n in parts.items())
+
+
+def describe_step(run: Run, layout: Layout, accumulate: int, tokens: int, device: Device) -> str:
+    """What makes a step, and how it is spread over devices."""
+    way = "one device" if layout.num_devices == 1 else "copies (DDP)"
+    if layout.is_sharded and layout.data_parallel > 1:
+        way = f"weights over {layout.data_parallel} (FSDP2)"
+    if layout.tensor_parallel > 1:
+        way += f", layers over {layout.tensor_parallel} (tensor parallel)"
+    return (
+        f"{tokens:,} tokens = {run.batch_size} rows of {run.seq_len:,} x {layout.data_parallel} "
+        f"devices x {accumulate} micro-batches; {layout.num_devices} x {device.name}, {way}, "
+        f"{run.precision}"
+    )
+
+
+def describe_length(length: Length, config: GPTConfig) -> str:
+    """How much is trained on, and how much for each parameter."""
+    if length.num_tokens is None:
+        return "length not known here; set trainer.max_steps for time and cost"
+    ratio = length.num_tokens / count_active_parameters(config)
+    return (
+        f"{length.num_steps:,} steps, {_short(length.num_tokens)} tokens, {ratio:.2g} for each "
+        f"parameter (about {COMPUTE_OPTIMAL} are compute-optimal)"
+    )
+
+
+def describe_arithmetic(run: Run, length: Length) -> str:
+    """What a token and the whole run cost."""
+    total = ""
+    if length.num_tokens is not None:
+        total = f", {_short(run.flops_per_token * length.num_tokens)}FLOP in all"
+    return f"{_short(run.flops_per_token)}FLOP for each token{total}"
+
+
+def describe_memory(run: Run, layout: Layout, device: Device) -> Iterator[tuple[str, str]]:
+    """The memory of one device, and whether it is enough.
+
+    Raises:
+        InputError: it is enough on no number of devices.
+    """
+    memory = run.memory(layout)
+    kinds = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimiser": memory.optimizer,
+        "activations": memory.activations,
+        "logits": memory.logits,
+        "buffers": memory.buffers,
+    }
+    usable = USABLE * device.memory_bytes
+    size, unit = (GIB, "GiB") if memory.total >= GIB else (MIB, "MiB")
+    shown = ", ".join(f"{name} {n / size:.2f}" for name, n in kinds.items() if n)
+    yield "memory", f"{memory.total / size:.2f} {unit} on each device: {shown}"
+    verdict = "fits" if memory.total <= usable else "does not fit"
+    whole = f"{device.memory_bytes / GIB:.0f} GiB"
+    yield "", f"{verdict} in {whole}, of which {usable / GIB:.0f} can be used"
+    largest = largest_micro_batch(run, layout, device.memory_bytes)
+    if largest:
+        yield "", f"largest micro-batch that fits: {largest:,} rows"
+        return
+    needed = fewest_devices(run, layout, device.memory_bytes)
+    if needed is None:
+        raise InputError(_what_would_fit(run, layout, device))
+    yield "", f"not even one row fits; {needed:,} devices would do"
+
+
+def _what_would_fit(run: Run, layout: Layout, device: Device) -> str:
+    one = run.memory(layout, 1)
+    text = (
+        f"the run fits on no number of {device.name}: one row needs {one.total / GIB:,.0f} GiB of "
+        f"each, which has {device.memory_bytes / GIB:.0f}"
+    )
+    sharded = replace(layout, is_sharded=True)
+    needed = fewest_devices(run, sharded, device.memory_bytes)
+    if not layout.is_sharded and needed is not None:
+        return f"{text}; shard it: --config configs/strategies/fsdp.yaml --devices {needed}"
+    return f"{text}; lower block_size, cut layers (tensor_parallel_size), or take a larger device"
+
+
+def describe_time(
+    run: Run, layout: Layout, device: Device, length: Length, settings: Namespace
+) -> Iterator[tuple[str, str]]:
+    """How long it takes, how fast it is, and what it costs."""
+    utilization: float = settings.utilization
+    seconds_per_token = run.seconds(1.0, device, layout, utilization)
+    peak = device.peak_fp32 if run.precision == "fp32" else device.peak_bf16
+    text = (
+        f"{1 / seconds_per_token:,.0f} tokens/s at {utilization:.0%} of {_short(peak)}FLOP/s "
+        f"(--utilization)"
+    )
+    if length.num_tokens is None:
+        yield "time", text
+        return
+    seconds = length.num_tokens * seconds_per_token
+    yield "time", f"{timedelta(seconds=round(seconds))}, {text}"
+    if settings.price_per_hour is not None:
+        hours = seconds / 3600 * layout.num_devices
+        yield (
+            "cost",
+            (
+                f"{hours * settings.price_per_hour:,.2f} for {hours:,.1f} device hours at "
+                f"{settings.price_per_hour:g}"
+            ),
+        )
+
+
+def table_of_parts(config: GPTConfig) -> list[str]:
+    """A table of the network's parts."""
+    parts = count_by_part(config)
+    total = sum(parts.values())
+    rows = [("part", "shape", "parameters", "share")]
+    rows += [
+        (name, _shape(config, name), f"{n:,}", f"{n / total:.1%}") for name, n in parts.items()
+    ]
+    rows.append(("all", "", f"{total:,}", "100.0%"))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return [
+        f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}"
+        for a, b, c, d in rows
+    ]
+
+
+def _shape(config: GPTConfig, part: str) -> str:
+    layers, embed, vocab = config.num_layers, config.embed_dim, config.padded_vocab_size
+    queries, keys = config.num_heads * config.head_width, config.kv_heads * config.head_width
+    experts = "" if config.num_experts is None else f"{config.num_experts} experts x "
+    width = config.mlp_width if config.num_experts is None else config.expert_width
+    shapes = {
+        "token embedding": f"{vocab:,} x {embed:,}",
+        "positions": f"{config.block_size:,} x {embed:,}",
+        "token shift": f"{embed:,}",
+        "value embeddings": f"{len(set(config.value_embedding_layers))} x ({vocab:,} x {keys:,})",
+        "attention": f"{layers} x ({embed:,} -> {queries + 2 * keys:,}, {queries:,} -> {embed:,})",
+        "MLP": f"{layers} x {experts}({embed:,} -> {width:,} -> {embed:,}, {config.mlp})",
+        "norms": config.norm,
+        "head": f"{embed:,} -> {vocab:,}",
+    }
+    return shapes[part]
+
+
+def _short(value: float) -> str:
+    for size, letter in ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"),
+                         (1e9, "G"), (1e6, "M"), (1e3, "k")):  # fmt: skip
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g} "

@@ -1,0 +1,171 @@
+"""lit-gpt plan: figures in closed form, published counts, and what it refuses."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.command import run, write_project
+from tests.conftest import REPOSITORY
+
+GPT2 = str(REPOSITORY / "configs" / "gpt2-124m.yaml")
+GIB = 2**30
+LLAMA_70B = {
+    "vocab_size": 128256, "block_size": 1024, "num_layers": 80, "num_heads": 64,
+    "num_kv_heads": 8, "embed_dim": 8192, "mlp_dim": 28672, "position": "rotary",
+    "norm": "rmsnorm", "mlp": "swiglu", "use_bias": False, "tie_embeddings": False,
+}  # fmt: skip
+LLAMA_7B = {
+    **LLAMA_70B, "vocab_size": 32000, "block_size": 4096, "num_layers": 32, "num_heads": 32,
+    "num_kv_heads": 32, "embed_dim": 4096, "mlp_dim": 11008,
+}  # fmt: skip
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def plan(folder: Path, *arguments: str) -> dict[str, str]:
+    """The lines of a plan by their names; those without a name belong to the one above."""
+    result = run(folder, "plan", *arguments)
+    assert result.status == 0, result.err
+    lines: dict[str, str] = {}
+    name = ""
+    for line in result.out.split("\n\nnext: ")[0].splitlines():
+        found = re.match(r" *([a-z ]+): (.*)", line[:14] + line[14:])
+        if found and line.index(":") <= 11:
+            name = found[1].strip()
+            lines[name] = found[2]
+        else:
+            lines[name] += "\n" + line.strip()
+    return lines
+
+
+def write_config(folder: Path, network: dict[str, object], trainer: dict[str, object]) -> str:
+    """A configuration of this network in the folder; returns its name."""
+    content = {
+        "trainer": {"precision": "bf16-mixed", "max_steps": 1000, **trainer},
+        "model": {
+            "class_path": "lit_gpt_kit.LanguageModeling",
+            "init_args": {
+                "gpt": network,
+                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-4}},
+            },
+        },
+        "data": {
+            "class_path": "lit_gpt_kit.TextDataModule",
+            "init_args": {"sources": ["nowhere"], "batch_size": 1},
+        },
+    }
+    (folder / "big.yaml").write_text(yaml.safe_dump(content))
+    return "big.yaml"
+
+
+def test_gpt2_on_eight_devices(empty: Path) -> None:
+    lines = plan(empty, "--config", GPT2, "--device=h100", "--devices=8", "--price_per_hour=2.5")
+    # 124,439,808 and the 47 rows that pad the vocabulary.
+    assert lines["parameters"].startswith(f"{124_439_808 + 47 * 768:,}: token embedding 38,633,472")
+    assert lines["step"].startswith("524,288 tokens = 16 rows of 1,024 x 8 devices x 4 micro-batch")
+    assert "19,073 steps, 10 G tokens, 80 for each parameter" in lines["training"]
+    flops = 6 * (12 * 12 * 768**2 + 50304 * 768) + 12 * 12 * 768 * 1024
+    assert lines["arithmetic"].startswith(f"{flops / 1e6:.0f} MFLOP for each token")
+    rate = 0.4 * 989.4e12 * 8 / flops
+    assert f"{rate:,.0f} tokens/s at 40% of 989 TFLOP/s" in lines["time"]
+    hours = 19073 * 524288 / rate / 3600
+    assert lines["cost"] == f"{hours * 8 * 2.5:,.2f} for {hours * 8:,.1f} device hours at 2.5"
+    gradients = 4 * 124_475_904
+    assert (
+        f"gradients {gradients / GIB:.2f}, optimiser {2 * gradients / GIB:.2f}" in lines["memory"]
+    )
+    assert f"buffers {gradients / GIB:.2f}" in lines["memory"]
+    assert "\nfits in 80 GiB" in lines["memory"]
+
+
+def test_muon_keeps_one_moment_of_the_hidden_matrices(empty: Path) -> None:
+    muon = "--model.init_args.optimizer=lit_gpt_kit.MuonAdamW"
+    lines = plan(empty, "--config", GPT2, "--device=a100", muon)
+    numbers = 124_475_904 * 2 - (28_348_416 + 56_669_184)
+    assert f"optimiser {4 * numbers / GIB:.2f}" in lines["memory"]
+
+
+@pytest.mark.parametrize(
+    ("network", "count", "devices"),
+    [(LLAMA_7B, 6_738_415_616, 8), (LLAMA_70B, 70_553_706_496, 64)],
+    ids=["7B", "70B"],
+)
+def test_published_shapes_over_many_devices(
+    empty: Path, network: dict[str, object], count: int, devices: int
+) -> None:
+    strategy = {
+        "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
+        "init_args": {"tensor_parallel_size": 1},
+    }
+    config = write_config(empty, network, {"strategy": strategy})
+    lines = plan(empty, "--config", config, "--device=h100", f"--devices={devices}")
+    assert lines["parameters"].startswith(f"{count:,}: ")
+    assert f"weights over {devices} (FSDP2)" in lines["step"]
+    share = 4 * count / devices / GIB
+    assert (
+        f"weights {share:.2f}, gradients {share:.2f}, optimiser {2 * share:.2f}" in lines["memory"]
+    )
+
+
+def test_what_does_not_fit_is_told_how_it_would(empty: Path) -> None:
+    config = write_config(empty, LLAMA_70B, {"strategy": "ddp"})
+    result = run(empty, "plan", "--config", config, "--device=h100", "--devices=8")
+    assert result.complaint.startswith("the run fits on no number of h100: one row needs 1,")
+    found = re.search(
+        r"shard it: --config configs/strategies/fsdp.yaml --devices (\d+)$", result.complaint
+    )
+    assert found is not None
+    sharded = "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"
+    few = plan(empty, "--config", config, "--device=h100", "--devices=8", sharded)
+    assert f"not even one row fits; {found[1]} devices would do" in few["memory"]
+    enough = plan(empty, "--config", config, "--device=h100", f"--devices={found[1]}", sharded)
+    assert "\nfits in 80 GiB" in enough["memory"]
+    assert re.search(r"largest micro-batch that fits: \d+ row", enough["memory"])
+
+
+def test_nothing_is_written_and_the_text_is_not_needed(empty: Path) -> None:
+    config = write_config(empty, {**LLAMA_7B, "vocab_size": None, "num_layers": 2}, {})
+    lines = plan(empty, "--config", config, "--device=h200")
+    assert "vocabulary 4,096" in lines["model"]  # of the tokenizer that would be trained
+    assert sorted(path.name for path in empty.iterdir()) == ["big.yaml", "home"]
+
+
+def test_this_processor_is_the_default_and_the_command_to_go_on_with_is_fits(
+    tmp_path: Path,
+) -> None:
+    project = write_project(tmp_path)
+    flags = ("--config", "tiny.yaml", "--trainer.max_steps=7")
+    result = run(project, "plan", *flags, "--utilization", "0.2", "--devices=1")
+    assert "1 x cpu" in result.out
+    assert result.out.endswith("next: lit-gpt fit --config tiny.yaml --trainer.max_steps=7\n")
+
+
+def test_parts_of_the_model(empty: Path) -> None:
+    result = run(empty, "plan", "--config", GPT2, "--show=model", "--device=l4")
+    rows = [re.split(r" {2,}", line.strip()) for line in result.out.splitlines()]
+    assert rows[:3] == [
+        ["part", "shape", "parameters", "share"],
+        ["token embedding", "50,304 x 768", "38,633,472", "31.0%"],
+        ["positions", "1,024 x 768", "786,432", "0.6%"],
+    ]
+    assert rows[4] == ["MLP", "12 x (768 -> 3,072 -> 768, gelu_tanh)", "56,669,184", "45.5%"]
+    assert rows[6] == ["all", "124,475,904", "100.0%"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--device=v100"], "--device v100 is not known; known: h200, h100, "),
+        (["--device=h100", "--devices=0"], "--devices 0 must be from 1 to 4096"),
+        (["--device=h100", "--utilization=40"], "--utilization 40.0 must be above 0 and at most 1"),
+        (["--device=h100", "--trainer.precision=64"], "plan does not know trainer.precision=64"),
+    ],
+)
+def test_wrong_input_gets_one_line(empty: Path, flags: list[str], complaint: str) -> None:
+    result = run(empty, "plan", "--config", GPT2, *flags)
+    assert result.complaint.startswith(complaint)

@@ -1,0 +1,61 @@
+"""FLOPs from the shape are those that torch counts as it runs the network."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.flops import forward_flops_per_token, training_flops_per_token
+from lit_gpt_kit.model.gpt import GPT
+from lit_gpt_kit.model.size import count_parameters
+
+SHAPE = GPTConfig(vocab_size=96, block_size=32, num_layers=3, num_heads=4, embed_dim=64)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_kv_heads": 2, "position": "rotary", "norm": "rmsnorm", "mlp": "swiglu"},
+        {"head_dim": 24, "tie_embeddings": False, "mlp_dim": 80},
+        {"mlp": "swiglu", "num_experts": 4, "num_active_experts": 2, "dense_layers": (0,)},
+    ],
+    ids=["gpt2", "llama", "odd", "experts"],
+)
+def test_as_torch_counts_them(options: dict[str, Any]) -> None:
+    config = GPTConfig(**{**SHAPE.__dict__, **options})
+    model, ids = GPT(config), torch.randint(96, (2, 24))
+    # torch's counter knows attention only where it is spelled out.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        logits = model(ids)
+        assert counter.get_total_flops() / ids.numel() == forward_flops_per_token(config, 24)
+        logits.sum().backward()
+    assert counter.get_total_flops() / ids.numel() == training_flops_per_token(config, 24)
+
+
+def test_gpt2_is_palms_formula() -> None:
+    config = GPTConfig(vocab_size=50257)
+    weights = count_parameters(config) - config.block_size * config.embed_dim
+    palm = 6 * weights + 12 * config.num_layers * config.embed_dim * config.block_size
+    # Biases and gains are no matrices; they are a thousandth.
+    assert training_flops_per_token(config) == pytest.approx(palm, rel=1.2e-3)
+    assert training_flops_per_token(config) < palm
+
+
+def test_a_window_bounds_the_keys() -> None:
+    config = GPTConfig(
+        **{**SHAPE.__dict__, "attention_pattern": ("window", "full"), "sliding_window": 8}
+    )
+    saved = 2 * 2 * (4 * 16) * (32 - 8)
+    plain = forward_flops_per_token(SHAPE)
+    assert forward_flops_per_token(config) == plain - 2 * saved  # of layers 0 and 2
+    assert forward_flops_per_token(config, 8) == forward_flops_per_token(SHAPE, 8)
+
+
+def test_frozen_weights_have_no_gradient() -> None:
+    assert training_flops_per_token(SHAPE, has_frozen_weights=True) * 3 == (
+        2 * training_flops_per_token(SHAPE)
+    )
