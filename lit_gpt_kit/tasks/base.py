@@ -1,9 +1,9 @@
 """Task: what every way of training a GPT has in common."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Timer
@@ -12,29 +12,23 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_gpt_kit.checkpoints.load import load_config, load_model, load_tokenizer
-from lit_gpt_kit.checkpoints.native import (
-    NETWORK_PREFIX,
-    Description,
-    describe_into,
-    only_primitives,
-    read_description,
-)
+from lit_gpt_kit.checkpoints.native import Description
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.lora import LoRAConfig
 from lit_gpt_kit.optim.groups import decay_groups, freeze, keep_configured_values, scale_rates
 from lit_gpt_kit.optim.schedules import WarmupSchedule
-from lit_gpt_kit.tasks.adapters import AdapterTraining, adapter_names
-from lit_gpt_kit.tasks.exact_step import ExactStep
-from lit_gpt_kit.tasks.matching import check_checkpoint, check_pretrained, fit_to_tokenizer
+from lit_gpt_kit.tasks.adapters import AdapterTraining
+from lit_gpt_kit.tasks.matching import check_pretrained, fit_to_tokenizer
+from lit_gpt_kit.tasks.self_contained import SelfContained
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
 
 
-class Task(ExactStep):
+class Task(SelfContained):
     """A GPT and how it is trained; a subclass says what the loss is.
 
     The network is new, or starts from the weights of a pretrained model; with `lora` the weights
@@ -104,12 +98,6 @@ class Task(ExactStep):
         return f"lit-gpt validate --config {run_dir}/config.yaml --ckpt_path {run_dir}"
 
     # ---- the network ----
-
-    @property
-    def network(self) -> GPT:
-        """The network, once it is built."""
-        assert self.model is not None, "the network is built by configure_model"
-        return self.model
 
     @property
     def block_size(self) -> int:
@@ -227,84 +215,3 @@ class Task(ExactStep):
             elapsed, remaining = timers[0].time_elapsed(), timers[0].time_remaining()
             schedule.set_total_seconds(elapsed + (remaining or 0.0))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    # ---- checkpoints ----
-
-    @classmethod
-    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
-        """Lightning's, with the safe loading that our checkpoints are made for as the default."""
-        kwargs.setdefault("weights_only", True)
-        return super().load_from_checkpoint(*args, **kwargs)
-
-    def saved_settings(self) -> dict[str, Any]:
-        """What `load_from_checkpoint` gives the constructor, primitives alone.
-
-        A hook for subclasses with settings of their own.
-        """
-        settings: dict[str, Any] = {"gpt": asdict(self.gpt), "pretrained": None, "lora": None}
-        if self.adapters is not None:
-            settings |= {"pretrained": self.adapters.base, "lora": asdict(self.adapters.config)}
-        return settings
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the checkpoint self-contained: network, tokenizer, format version.
-
-        With `lora`, it holds all but the base, and says by name and hash what that is.
-        """
-        origin = None if self.adapters is None else self.adapters.origin()
-        describe_into(checkpoint, self.gpt, self.tokenizer, origin)
-        # A class's save_hyperparameters() may have put callables there, which cannot be loaded.
-        kept = only_primitives(checkpoint.get("hyper_parameters", {}))
-        checkpoint["hyper_parameters"] = {**kept, **self.saved_settings()}
-        checkpoint["lit_gpt_kit"]["num_tokens_seen"] = self.num_tokens_seen
-        if self.adapters is not None:
-            saved, weights = self._saved_names(), checkpoint["state_dict"]
-            checkpoint["state_dict"] = {name: weights[name] for name in weights if name in saved}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is of the network and the tokenizer at hand.
-
-        Raises:
-            InputError: the run's network, adapters or tokenizer are not the checkpoint's; says what
-                differs.
-        """
-        saved = read_description(checkpoint)
-        self.num_tokens_seen = checkpoint["lit_gpt_kit"]["num_tokens_seen"]
-        if self.tokenizer is None:
-            self.tokenizer = saved.tokenizer
-        check_checkpoint(self.gpt, self.tokenizer, saved)
-        if self.adapters is not None:
-            self.adapters.check(saved.adapter)
-        elif saved.adapter is not None:
-            raise InputError(
-                "the checkpoint holds adapters alone; give model.init_args.lora as it was trained"
-            )
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Torch's; where adapters are trained, their base is not missed.
-
-        Raises:
-            InputError: the weights are not those of this task.
-        """
-        found = super().load_state_dict(state_dict, strict=False, assign=assign)
-        saved = self._saved_names()
-        missing = [name for name in found.missing_keys if name in saved]
-        odd = [*found.unexpected_keys, *missing]
-        if odd and (strict or self.adapters is not None):
-            place = "in the checkpoint alone" if found.unexpected_keys else "not in the checkpoint"
-            raise InputError(
-                f"the checkpoint is not of a {type(self).__name__} like this one: {odd[0]} is "
-                f"{place}, and {len(odd) - 1} more differ; use the task it was trained with"
-            )
-        return type(found)(missing, found.unexpected_keys)
-
-    def _saved_names(self) -> set[str]:
-        """The weights that a checkpoint holds: all, or with adapters what is not the base's."""
-        names = set(self.state_dict())
-        if self.adapters is None:
-            return names
-        added = {NETWORK_PREFIX + name for name in adapter_names(self.network)}
-        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
-        return added | trained | {name for name in names if not name.startswith(NETWORK_PREFIX)}
