@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lit_gpt_kit.ranks import data_share
 from lit_gpt_kit.steps import step_is_done, step_is_logged
 
 
@@ -38,7 +39,7 @@ class Throughput(Callback):
         """Count the batch; log at the steps that the Trainer logs."""
         if not isinstance(batch, dict) or "input_ids" not in batch:
             return  # somebody's own kind of batch: no figure rather than a wrong one
-        self._tokens += batch["input_ids"].numel() * trainer.world_size
+        self._tokens += batch["input_ids"].numel() * data_share(trainer)[1]
         if step_is_done(trainer, batch_idx) and step_is_logged(trainer, trainer.global_step):
             self._stop_clock()
             pl_module.log("train/tokens_per_second", self._tokens / self._seconds)

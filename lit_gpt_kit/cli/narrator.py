@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_gpt_kit.optim.schedules import WarmupSchedule
+from lit_gpt_kit.ranks import data_share
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 SAMPLE_TOKENS = 120
@@ -92,7 +93,7 @@ def _describe_training(trainer: Trainer) -> str:
     length = "until it is stopped" if steps == float("inf") else f"{int(steps):,} steps"
     data: Any = getattr(trainer, "datamodule", None)
     if hasattr(data, "describe_steps"):
-        length += f" {data.describe_steps(steps, trainer.world_size)}"
+        length += f" {data.describe_steps(steps, data_share(trainer)[1])}"
     for schedule in (config.scheduler for config in trainer.lr_scheduler_configs):
         if isinstance(schedule, WarmupSchedule) and schedule.unit != "steps":
             length = f"{schedule.total:,g} {schedule.unit}"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -19,6 +20,8 @@ from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.lora import LoRAConfig
 from lit_gpt_kit.optim.groups import decay_groups, freeze, keep_configured_values, scale_rates
 from lit_gpt_kit.optim.schedules import WarmupSchedule
+from lit_gpt_kit.parallel.deferred import Deferred
+from lit_gpt_kit.parallel.layout import lay_out, sharding_options
 from lit_gpt_kit.tasks.adapters import AdapterTraining
 from lit_gpt_kit.tasks.matching import check_pretrained, fit_to_tokenizer
 from lit_gpt_kit.tasks.self_contained import SelfContained
@@ -34,8 +37,8 @@ class Task(SelfContained):
     The network is new, or starts from the weights of a pretrained model; with `lora` the weights
     stay as they are, and adapters beside them are trained and saved alone.
 
-    Hooks for subclasses: `compute_loss`, `build_model`, and Lightning's own, `configure_optimizers`
-    above all. A subclass that overrides `training_step` or `on_before_optimizer_step` without
+    Hooks for subclasses: `compute_loss`, `build_model`, `complete_model`, and Lightning's own,
+    `configure_optimizers` above all. A subclass that overrides `training_step` or `on_before_optimizer_step` without
     calling them takes the loss of its steps, and its logging, into its own hands.
 
     Attributes:
@@ -147,11 +150,31 @@ class Task(SelfContained):
     def configure_model(self) -> None:
         """Build the network, when the data module has already said its vocabulary.
 
+        Where the strategy lays a model over devices, this lays it out.
+
         Raises:
-            InputError: nobody knows the vocabulary size, or configuration and tokenizer disagree.
+            InputError: nobody knows the vocabulary size, configuration and tokenizer disagree, or
+                the network cannot be laid out that way.
         """
         if self.model is not None:
             return
+        mesh: DeviceMesh | None = self._device_mesh
+        if mesh is None:
+            self._build()
+            return
+        strategy = self.trainer.strategy
+        deferred = Deferred(strategy.root_device)
+        with deferred:
+            self._build()
+        lay_out(self, mesh, sharding_options(self.trainer), deferred.materialize)
+
+    def complete_model(self) -> None:
+        """Build what the task has beside the network, which is there now.
+
+        A hook for subclasses: what is built here is laid over devices like the network.
+        """
+
+    def _build(self) -> None:
         self._load_pretrained()
         self._take_tokenizer(getattr(self._trainer, "datamodule", None))
         if self.tokenizer is not None:
@@ -171,6 +194,7 @@ class Task(SelfContained):
         if self.adapters is not None:
             is_bf16 = self._trainer is not None and self._trainer.precision == "bf16-mixed"
             self.adapters.add_to(self.model, is_bf16)
+        self.complete_model()
         if self.freeze_patterns:
             freeze(self, self.freeze_patterns)
 

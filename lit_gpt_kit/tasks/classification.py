@@ -73,15 +73,12 @@ class SequenceClassification(Task):
         self.val_loss = MeanLoss()
         self.test_loss = MeanLoss()
 
-    def configure_model(self) -> None:
-        """Build the network and its head, when the data module has already said its labels.
+    def complete_model(self) -> None:
+        """Build the head, when the data module has already said its labels.
 
         Raises:
-            InputError: nobody knows the labels.
+            InputError: balanced weights are asked for, and nobody knows how often labels occur.
         """
-        if self.model is not None:
-            return
-        super().configure_model()
         # The next token is nobody's concern; a tied head is the embedding, and that is trained.
         if not self.gpt.tie_embeddings:
             self.network.lm_head.requires_grad_(False)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_gpt_kit.optim.schedules import WarmupSchedule
+from lit_gpt_kit.ranks import data_share
 from lit_gpt_kit.steps import step_is_logged
 
 
@@ -66,9 +67,12 @@ class ExactStep(LightningModule):
 
     @contextmanager
     def _random_numbers_of_step(self, batch_idx: int) -> Iterator[None]:
-        """Make random numbers a function of seed, step, micro-batch and rank, within the body."""
+        """Make random numbers a function of seed, step, micro-batch and rows, within the body.
+
+        Ranks that share a copy of the model have the same rows, and drop the same activations.
+        """
         micro_batch = batch_idx % self.trainer.accumulate_grad_batches
-        place = (self._seed, self.trainer.global_step, micro_batch, self.trainer.global_rank)
+        place = (self._seed, self.trainer.global_step, micro_batch, data_share(self.trainer)[0])
         outer = torch.get_rng_state()
         torch.manual_seed(hash(place) & (2**63 - 1))
         try:
@@ -97,6 +101,7 @@ class ExactStep(LightningModule):
         # Lightning divided by the micro-batches, the strategy by the ranks.
         expected = self.expected_targets * self.trainer.accumulate_grad_batches
         if self.trainer.world_size > 1:
+            # Ranks with the same rows count them more than once, above and below the line.
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
             expected *= self.trainer.world_size
         nll, num_targets = sums
@@ -104,7 +109,7 @@ class ExactStep(LightningModule):
         num_targets = num_targets.where(num_targets > 0, 1.0)
         self._scale_gradients(optimizer, expected / num_targets)
         self._step_loss = nll / num_targets
-        self._last_step_tokens = self._step_tokens * self.trainer.world_size
+        self._last_step_tokens = self._step_tokens * data_share(self.trainer)[1]
         self.num_tokens_seen += self._last_step_tokens
         self._step_tokens = 0
 
@@ -126,12 +131,12 @@ class ExactStep(LightningModule):
         norm = None
         by_norm = gradient_clip_algorithm in (None, "norm")
         if is_logged or (gradient_clip_val and by_norm):
-            norm = torch.nn.utils.get_total_norm(gradients)
+            norm = _whole(torch.nn.utils.get_total_norm(gradients))
         if gradient_clip_val and (needs_scaler or not by_norm):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val and norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
-        if is_logged:
+        if is_logged and norm is not None:
             self._log_step(float(optimizer.param_groups[0]["lr"]), norm)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -153,9 +158,9 @@ class ExactStep(LightningModule):
             seconds = float(mean)
         return seconds
 
-    def _log_step(self, lr: float, norm: Tensor | None) -> None:
+    def _log_step(self, lr: float, norm: Tensor) -> None:
         self.log("train/lr", lr)
-        self.log("train/grad_norm", _whole(norm))
+        self.log("train/grad_norm", norm)
         if self._step_loss is not None:
             self.log("train/loss", self._step_loss, prog_bar=True)
             self.log("train/tokens", float(self.num_tokens_seen))
@@ -168,8 +173,7 @@ class ExactStep(LightningModule):
         torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
 
 
-def _whole(norm: Tensor | None) -> Tensor:
+def _whole(norm: Tensor) -> Tensor:
     """A norm over sharded gradients (DTensor) as a plain tensor."""
-    assert norm is not None
     full: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return full

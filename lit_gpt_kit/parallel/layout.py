@@ -1,0 +1,96 @@
+"""A network laid over a mesh of devices: tensor parallel within a copy, sharded over copies (FSDP2).
+
+The blocks are filled and cut one by one, so that no process ever holds more than its share and one
+block.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+
+from lit_gpt_kit.model.gpt import GPT
+
+DATA, TENSOR = "data_parallel", "tensor_parallel"
+"""Dimensions of the mesh, named by Lightning."""
+GATHERED_TYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+@dataclass(frozen=True)
+class ShardingOptions:
+    """How weights are kept and gathered.
+
+    Attributes:
+        reshard_after_forward: give a block's gathered weights back after its forward pass, and
+            gather them again for the backward pass: less memory, more traffic.
+        cpu_offload: keep shards, gradients and the optimiser's state in the host's memory.
+        precision: the Trainer's.
+    """
+
+    reshard_after_forward: bool = True
+    cpu_offload: bool = False
+    precision: str = "32-true"
+
+
+def sharding_options(trainer: Trainer) -> ShardingOptions:
+    """What the Trainer's strategy says, or the defaults where it is Lightning's own."""
+    chosen = {
+        name: getattr(trainer.strategy, name)
+        for name in ("reshard_after_forward", "cpu_offload")
+        if hasattr(trainer.strategy, name)
+    }
+    return ShardingOptions(precision=trainer.precision, **chosen)
+
+
+def lay_out(
+    module: nn.Module,
+    mesh: DeviceMesh,
+    options: ShardingOptions,
+    materialize: Callable[[nn.Module], None],
+) -> None:
+    """Lay the networks of a module over the devices of a mesh, in place.
+
+    Args:
+        module: each of its children that has weights is laid out on its own, so that a head beside
+            the network is, too.
+        mesh: of the dimensions DATA and TENSOR.
+        options: how.
+        materialize: fills the weights of a module that have no memory yet.
+    """
+    for child in module.children():
+        if not any(True for _ in child.parameters()):
+            continue
+        if isinstance(child, GPT):
+            for block in child.blocks:
+                materialize(block)
+                _shard(block, mesh, options, is_block=True)
+        materialize(child)
+        _shard(child, mesh, options, is_block=False)
+        if isinstance(child, GPT):
+            # The loss asks for these and feeds the head itself, some rows at a time.
+            register_fsdp_forward_method(child, "hidden_states")
+
+
+def _shard(module: nn.Module, mesh: DeviceMesh, options: ShardingOptions, is_block: bool) -> None:
+    # Only what flows between blocks stays in single precision, as under autocast.
+    gathered = GATHERED_TYPES.get(options.precision) if is_block else None
+    fully_shard(
+        module,
+        mesh=mesh[DATA],
+        # The embeddings and the head are used at both ends of a pass, and outside of `forward`.
+        reshard_after_forward=options.reshard_after_forward if is_block else False,
+        mp_policy=MixedPrecisionPolicy(
+            param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False
+        ),
+        offload_policy=CPUOffloadPolicy() if options.cpu_offload else OffloadPolicy(),
+    )
