@@ -1,6 +1,7 @@
-"""Which share of a batch a process has."""
+"""What a process has for itself: which share of a batch, and whether the whole model."""
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 
 def data_share(trainer: Trainer) -> tuple[int, int]:
@@ -10,3 +11,8 @@ def data_share(trainer: Trainer) -> tuple[int, int]:
     """
     share = trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
     return int(share["rank"]), int(share["num_replicas"])
+
+
+def shares_model(trainer: Trainer) -> bool:
+    """Whether no process holds the whole model, so that none can use it without the others."""
+    return isinstance(trainer.strategy, ModelParallelStrategy)

@@ -15,6 +15,7 @@ from lit_gpt_kit.checkpoints.native import (
     AdapterOrigin,
     read_checkpoint,
     read_description,
+    read_outline,
 )
 from lit_gpt_kit.checkpoints.peft_words import read_words
 from lit_gpt_kit.checkpoints.translation import read_config
@@ -109,7 +110,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         return Tokenizer.from_file(path)
     if is_adapter(path):
         return load_tokenizer(_base_of(path, read_words(path).base, None))
-    return _need_tokenizer(read_description(read_checkpoint(path), str(path)).tokenizer, path)
+    return _need_tokenizer(read_description(read_outline(path), str(path)).tokenizer, path)
 
 
 def load_config(name: str | Path) -> GPTConfig:
@@ -128,7 +129,7 @@ def load_config(name: str | Path) -> GPTConfig:
         return read_config(huggingface.read_words(path), str(path))[1]
     if is_adapter(path):
         return load_config(_base_of(path, read_words(path).base, None))
-    return read_description(read_checkpoint(path), str(path)).config
+    return read_description(read_outline(path), str(path)).config
 
 
 def _load_own(

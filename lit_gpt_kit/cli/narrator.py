@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_gpt_kit.optim.schedules import WarmupSchedule
-from lit_gpt_kit.ranks import data_share
+from lit_gpt_kit.ranks import data_share, shares_model
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 SAMPLE_TOKENS = 120
@@ -104,10 +104,14 @@ def _describe_training(trainer: Trainer) -> str:
 def _next_command(trainer: Trainer, module: LightningModule, run_dir: str) -> str:
     suggest: Any = getattr(module, "suggest", None)
     data: Any = getattr(trainer, "datamodule", None)
-    if hasattr(data, "generation_examples") and hasattr(module, "answer"):
+    can_write, can_answer = hasattr(module, "generate"), hasattr(module, "answer")
+    if can_write and shares_model(trainer):  # this process alone could not
+        can_answer = can_answer and hasattr(data, "generation_examples")
+        return f"lit-gpt {'chat' if can_answer else 'generate'} {run_dir}"
+    if hasattr(data, "generation_examples") and can_answer:
         _show_answer(module, data)
         return f"lit-gpt chat {run_dir}"
-    if hasattr(module, "generate") or suggest is None:
+    if can_write or suggest is None:
         return f"lit-gpt generate {run_dir} --prompt {_show_sample(module)}"
     return str(suggest(run_dir))
 

@@ -21,8 +21,8 @@ from lit_gpt_kit.callbacks.prediction_writer import PredictionWriter
 from lit_gpt_kit.checkpoints.native import (
     KEY,
     Description,
-    read_checkpoint,
     read_description,
+    read_outline,
 )
 from lit_gpt_kit.cli.config_errors import one_line
 from lit_gpt_kit.cli.config_files import check_config_files, chooses_class
@@ -150,7 +150,7 @@ class TrainingCLI(LightningCLI):
 
     def _check(self, checkpoint: Path) -> None:
         try:
-            content = read_checkpoint(checkpoint)
+            content = read_outline(checkpoint)
             if KEY in content:  # a LightningModule of another project need not have it
                 self._description = read_description(content, str(checkpoint))
         except InputError:

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import (
 )
 
 from lit_gpt_kit.model.gpt import GPT
+from lit_gpt_kit.parallel.tensor import check_tensor_parallel, cut_block, replicate
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
 """Dimensions of the mesh, named by Lightning."""
@@ -71,17 +72,21 @@ def lay_out(
         if not any(True for _ in child.parameters()):
             continue
         if isinstance(child, GPT):
+            check_tensor_parallel(child.config, mesh[TENSOR].size())
             for block in child.blocks:
                 materialize(block)
+                if mesh[TENSOR].size() > 1:
+                    cut_block(block, mesh[TENSOR])
                 _shard(block, mesh, options, is_block=True)
         materialize(child)
+        if mesh[TENSOR].size() > 1:
+            replicate(child, mesh[TENSOR])
         _shard(child, mesh, options, is_block=False)
-        if isinstance(child, GPT):
-            # The loss asks for these and feeds the head itself, some rows at a time.
-            register_fsdp_forward_method(child, "hidden_states")
 
 
 def _shard(module: nn.Module, mesh: DeviceMesh, options: ShardingOptions, is_block: bool) -> None:
+    if mesh[DATA].size() == 1 and mesh[TENSOR].size() > 1:
+        return
     # Only what flows between blocks stays in single precision, as under autocast.
     gathered = GATHERED_TYPES.get(options.precision) if is_block else None
     fully_shard(
@@ -94,3 +99,6 @@ def _shard(module: nn.Module, mesh: DeviceMesh, options: ShardingOptions, is_blo
         ),
         offload_policy=CPUOffloadPolicy() if options.cpu_offload else OffloadPolicy(),
     )
+    if isinstance(module, GPT):
+        # The loss asks for these and feeds the head itself, some rows at a time.
+        register_fsdp_forward_method(module, "hidden_states")
