@@ -87,6 +87,9 @@ def lay_out(
 def _shard(module: nn.Module, mesh: DeviceMesh, options: ShardingOptions, is_block: bool) -> None:
     if mesh[DATA].size() == 1 and mesh[TENSOR].size() > 1:
         return
+    offload = OffloadPolicy()
+    if options.cpu_offload:
+        offload = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu")
     # Only what flows between blocks stays in single precision, as under autocast.
     gathered = GATHERED_TYPES.get(options.precision) if is_block else None
     fully_shard(
@@ -97,7 +100,7 @@ def _shard(module: nn.Module, mesh: DeviceMesh, options: ShardingOptions, is_blo
         mp_policy=MixedPrecisionPolicy(
             param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False
         ),
-        offload_policy=CPUOffloadPolicy() if options.cpu_offload else OffloadPolicy(),
+        offload_policy=offload,
     )
     if isinstance(module, GPT):
         # The loss asks for these and feeds the head itself, some rows at a time.

@@ -130,9 +130,7 @@ def _read_shares(
     return tensors
 
 
-def _room(
-    name: str, entry: TensorStorageMetadata, cuts: dict[str, Cut], places: Places
-) -> Tensor:
+def _room(name: str, entry: TensorStorageMetadata, cuts: dict[str, Cut], places: Places) -> Tensor:
     """Memory for a tensor: this rank's share of it, where its rows are in our order."""
     dtype, parameter = entry.properties.dtype, places.parameter(name)
     if parameter is None or parameter.shape != entry.size:
