@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def run_ranks(module: str, num_ranks: int, *arguments: str, timeout_seconds: float = 240) -> None:
-    """Run `python -m MODULE ARGUMENTS` on so many ranks of this machine; all of them must succeed."""
+    """Run `python -m MODULE ARGUMENTS` on so many ranks, all of which must succeed."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from lit_gpt_kit.checkpoints.locate import GGUF_SUFFIX, is_adapter, locate
 from lit_gpt_kit.checkpoints.native import (
     NETWORK_PREFIX,
     AdapterOrigin,
+    Description,
     read_checkpoint,
     read_description,
     read_outline,
@@ -132,14 +134,12 @@ def load_config(name: str | Path) -> GPTConfig:
     return read_description(read_outline(path), str(path)).config
 
 
-def _load_own(
-    path: Path,
-    dtype: torch.dtype,
-    device: torch.device | str,
-    base: str | Path | None,
-    without_head: bool = False,
-) -> tuple[GPT, Tokenizer, AdapterOrigin | None]:
-    checkpoint = read_checkpoint(path)
+def describe_own(checkpoint: dict[str, Any], path: Path, without_head: bool = False) -> Description:
+    """What one of our checkpoints says of its network, when it is to be used as a model.
+
+    Raises:
+        InputError: it has no tokenizer, one that does not fit, or the head of a classifier.
+    """
     description = read_description(checkpoint, str(path))
     labels = checkpoint.get("hyper_parameters", {}).get("label_names")
     if labels and not without_head:
@@ -149,6 +149,19 @@ def _load_own(
         )
     tokenizer = _need_tokenizer(description.tokenizer, path)
     huggingface.check_vocabulary(description.config.vocab_size, tokenizer, str(path))
+    return description
+
+
+def _load_own(
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    base: str | Path | None,
+    without_head: bool = False,
+) -> tuple[GPT, Tokenizer, AdapterOrigin | None]:
+    checkpoint = read_checkpoint(path)
+    description = describe_own(checkpoint, path, without_head)
+    tokenizer = _need_tokenizer(description.tokenizer, path)
     weights = saved = {
         key.removeprefix(NETWORK_PREFIX): tensor
         for key, tensor in checkpoint["state_dict"].items()

@@ -1,4 +1,4 @@
-"""Sharded checkpoints: a folder into which each rank wrote its share (torch.distributed.checkpoint).
+"""Sharded checkpoints: a folder into which each rank wrote its share, by torch.distributed.
 
     last.ckpt/
       manifest.json     size and sha256 of every other file

@@ -24,12 +24,15 @@ from lit_gpt_kit.checkpoints.native import (
     read_description,
     read_outline,
 )
+from lit_gpt_kit.checkpoints.sharded_io import FolderReader
 from lit_gpt_kit.cli.config_errors import one_line
 from lit_gpt_kit.cli.config_files import check_config_files, chooses_class
 from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers
 from lit_gpt_kit.cli.run_folder import PRETRAINED, ROOT, choose_run, point_latest_to, run_name
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
+from lit_gpt_kit.parallel.check import check_strategy
+from lit_gpt_kit.ranks import shares_model
 
 PLACES = ("config", "run_dir", "ckpt_path", "weights_only", "output", "return_predictions")
 """Keys of a command that say where, not what: a repeated run chooses its own."""
@@ -171,6 +174,13 @@ class TrainingCLI(LightningCLI):
         if self._needs_pretrained and getattr(self.model, "pretrained", None) is None:
             self._forget_run_folder()
             raise InputError("--ckpt_path pretrained: set model.init_args.pretrained, the model")
+        try:
+            check_strategy(self.trainer, self.model)
+        except InputError:
+            self._forget_run_folder()
+            raise
+        if not shares_model(self.trainer):
+            self.trainer.strategy.checkpoint_io = FolderReader(self.trainer.strategy.checkpoint_io)
         if self._description is not None and hasattr(self.model, "start_from"):
             self.model.start_from(self._description)
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lit_gpt_kit.errors import InputError
+
 Fill = Callable[[Tensor], Any]
 """Writes a weight's numbers into memory."""
 
@@ -54,7 +56,10 @@ class Deferred(TorchFunctionMode):
 
     def fill_with(self, parameter: Tensor, fill: Fill) -> None:
         """Have a weight filled in some other way, from a file for instance."""
-        self._fills[id(parameter)] = (parameter, [fill])
+        if parameter.is_meta:
+            self._fills[id(parameter)] = (parameter, [fill])
+        else:
+            fill(parameter.data)
 
     @torch.no_grad()
     def materialize(self, module: nn.Module) -> None:
@@ -68,7 +73,13 @@ class Deferred(TorchFunctionMode):
             owner, name = places[0]
             empty = owner.get_parameter(name)
             whole = torch.empty(empty.shape, dtype=empty.dtype, device=self.device)
-            _, fills = self._fills.pop(id(empty))
+            _, fills = self._fills.pop(id(empty), (None, None))
+            if fills is None:
+                raise InputError(
+                    f"{type(owner).__name__} makes its {name} of other weights, which no device "
+                    "has whole where a model is laid over several; train with "
+                    "configs/strategies/ddp.yaml"
+                )
             for fill in fills:
                 fill(whole)
             filled = nn.Parameter(whole, requires_grad=empty.requires_grad)

@@ -1,4 +1,4 @@
-"""A network laid over a mesh of devices: tensor parallel within a copy, sharded over copies (FSDP2).
+"""A network laid over a mesh of devices: cut within a copy, and sharded over copies (FSDP2).
 
 The blocks are filled and cut one by one, so that no process ever holds more than its share and one
 block.
@@ -20,6 +20,7 @@ from torch.distributed.fsdp import (
 )
 
 from lit_gpt_kit.model.gpt import GPT
+from lit_gpt_kit.model.lora import lora_layers
 from lit_gpt_kit.parallel.tensor import check_tensor_parallel, cut_block, replicate
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
@@ -72,7 +73,8 @@ def lay_out(
         if not any(True for _ in child.parameters()):
             continue
         if isinstance(child, GPT):
-            check_tensor_parallel(child.config, mesh[TENSOR].size())
+            has_adapters = bool(lora_layers(child))
+            check_tensor_parallel(child.config, mesh[TENSOR].size(), has_adapters)
             for block in child.blocks:
                 materialize(block)
                 if mesh[TENSOR].size() > 1:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -14,7 +13,7 @@ from lit_gpt_kit.parallel.tensor import cut_rows
 
 
 class Places:
-    """The parameters of a module and its optimisers, by the names of a sharded checkpoint's tensors.
+    """The parameters of a module, by the names that a sharded checkpoint's tensors have.
 
     Args:
         module: a task whose weights are spread over devices.

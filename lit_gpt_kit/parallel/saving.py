@@ -111,7 +111,7 @@ def load_spread(
 def _read_shares(
     path: Path, cuts: dict[str, Cut], places: Places, with_optimizers: bool
 ) -> dict[str, Tensor]:
-    """This rank's share of each tensor of a folder."""
+    """The share of each tensor of a folder that falls to this rank."""
     _verify_together(path)
     found = {
         name: entry

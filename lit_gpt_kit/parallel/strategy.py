@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.optim import Optimizer
 
-from lit_gpt_kit.checkpoints.sharded import OPTIMIZERS, WEIGHTS, is_sharded
+from lit_gpt_kit.checkpoints.sharded import OPTIMIZERS, WEIGHTS
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.parallel.places import Places
 from lit_gpt_kit.parallel.saving import load_spread, write_sharded

@@ -23,7 +23,7 @@ from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.mlp import MLP
 
 
-def check_tensor_parallel(config: GPTConfig, size: int) -> None:
+def check_tensor_parallel(config: GPTConfig, size: int, has_adapters: bool) -> None:
     """Check that a network can be cut over so many devices.
 
     Raises:
@@ -39,6 +39,11 @@ def check_tensor_parallel(config: GPTConfig, size: int) -> None:
                 f"tensor_parallel_size={size} does not divide {name}={count}; choose a size that "
                 "does, and share the remaining devices by data_parallel_size"
             )
+    if has_adapters:
+        raise InputError(
+            f"tensor_parallel_size={size} does not cut layers with adapters (lora); use "
+            "data_parallel_size alone"
+        )
     if config.num_experts is not None:
         raise InputError(
             f"tensor_parallel_size={size} does not cut a mixture of experts "

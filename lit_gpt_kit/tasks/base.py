@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_gpt_kit.checkpoints.load import load_config, load_model, load_tokenizer
 from lit_gpt_kit.checkpoints.native import Description
+from lit_gpt_kit.checkpoints.on_demand import open_model
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.gpt import GPT
@@ -38,8 +40,9 @@ class Task(SelfContained):
     stay as they are, and adapters beside them are trained and saved alone.
 
     Hooks for subclasses: `compute_loss`, `build_model`, `complete_model`, and Lightning's own,
-    `configure_optimizers` above all. A subclass that overrides `training_step` or `on_before_optimizer_step` without
-    calling them takes the loss of its steps, and its logging, into its own hands.
+    `configure_optimizers` above all. A subclass that overrides `training_step` or
+    `on_before_optimizer_step` without calling them takes the loss of its steps, and its logging,
+    into its own hands.
 
     Attributes:
         monitor: the metric that makes a checkpoint the best; `monitor_mode` says which way.
@@ -84,6 +87,7 @@ class Task(SelfContained):
         self.model: GPT | None = None
         self.tokenizer: Tokenizer | None = None
         self._pretrained_model: GPT | None = None
+        self._fill: Callable[[str, Tensor], None] | None = None
         # What is not trained is not saved; what must be there, on_load_checkpoint checks.
         self.strict_loading = self.adapters is None
 
@@ -142,7 +146,11 @@ class Task(SelfContained):
             return
         if self.adapters is not None:
             self.adapters.origin()  # now: its files may be others by the time something is saved
-        model, self.tokenizer = load_model(self.pretrained, without_head=True)
+        if self._device_mesh is None:
+            model, self.tokenizer = load_model(self.pretrained, without_head=True)
+        else:  # no device need have room for all of it
+            opened = open_model(self.pretrained)
+            model, self.tokenizer, self._fill = opened.model, opened.tokenizer, opened.fill
         model.set_dropout(self.gpt.dropout)
         check_pretrained(self.gpt, model.config, self.pretrained)
         self._pretrained_model, self.gpt = model, model.config
@@ -160,12 +168,12 @@ class Task(SelfContained):
             return
         mesh: DeviceMesh | None = self._device_mesh
         if mesh is None:
-            self._build()
+            self._build(None)
             return
         strategy = self.trainer.strategy
         deferred = Deferred(strategy.root_device)
         with deferred:
-            self._build()
+            self._build(deferred)
         lay_out(self, mesh, sharding_options(self.trainer), deferred.materialize)
 
     def complete_model(self) -> None:
@@ -174,7 +182,7 @@ class Task(SelfContained):
         A hook for subclasses: what is built here is laid over devices like the network.
         """
 
-    def _build(self) -> None:
+    def _build(self, deferred: Deferred | None) -> None:
         self._load_pretrained()
         self._take_tokenizer(getattr(self._trainer, "datamodule", None))
         if self.tokenizer is not None:
@@ -185,12 +193,16 @@ class Task(SelfContained):
                 "module that has a tokenizer"
             )
         model, loaded = self.build_model(self.gpt), self._pretrained_model
-        if loaded is not None and model is not loaded:
+        fill = self._fill
+        if loaded is not None and deferred is not None and fill is not None:
+            for name, _ in loaded.named_parameters():
+                deferred.fill_with(model.get_parameter(name), partial(fill, name))
+        elif loaded is not None and model is not loaded:
             # A subclass built its own; what it added keeps the weights that it gave it.
             model.load_state_dict(loaded.state_dict(), strict=False)
         # A model that was loaded is in eval mode.
         self.model = model.train(self.training)
-        self._pretrained_model = None
+        self._pretrained_model = self._fill = None
         if self.adapters is not None:
             is_bf16 = self._trainer is not None and self._trainer.precision == "bf16-mixed"
             self.adapters.add_to(self.model, is_bf16)

@@ -1,7 +1,8 @@
-"""Loss and gradient of one global batch, spread in many ways: `python -m tests.benchmarks.equivalence`.
+"""Loss and gradient of one global batch, spread in many ways.
 
-Prints how far each way is from float64 arithmetic and torch's own mean, relative to them: of the
-loss, of the whole gradient, and of the weight whose gradient is furthest off, over all cases.
+`python -m tests.benchmarks.equivalence` prints how far each way is from float64 arithmetic and
+torch's own mean, relative to them: of the loss, of the whole gradient, and of the weight whose
+gradient is furthest off, over all cases.
 """
 
 import tempfile
