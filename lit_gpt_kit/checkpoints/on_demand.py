@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
 
 from lit_gpt_kit.checkpoints import huggingface
 from lit_gpt_kit.checkpoints.families import Family
@@ -17,7 +16,7 @@ from lit_gpt_kit.checkpoints.load import describe_own, load_model, load_tokenize
 from lit_gpt_kit.checkpoints.locate import GGUF_SUFFIX, is_adapter, locate
 from lit_gpt_kit.checkpoints.native import NETWORK_PREFIX, read_checkpoint, read_outline
 from lit_gpt_kit.checkpoints.safetensors_folder import SafetensorsFolder
-from lit_gpt_kit.checkpoints.sharded import WEIGHTS, SafeReader, is_sharded, read_rest, take_cuts
+from lit_gpt_kit.checkpoints.sharded import WEIGHTS, is_sharded, load_alone, read_rest, take_cuts
 from lit_gpt_kit.checkpoints.tensor_map import Slot, map_tensors
 from lit_gpt_kit.checkpoints.translation import read_config
 from lit_gpt_kit.model.gpt import GPT
@@ -130,6 +129,6 @@ def _fill_from(weights: Mapping[str, Tensor], prefix: str, name: str, whole: Ten
 def _fill_from_folder(path: Path, name: str, whole: Tensor) -> None:
     key = f"{WEIGHTS}.{NETWORK_PREFIX}{name}"
     room = torch.empty(whole.shape, dtype=whole.dtype)
-    dcp.load({key: room}, storage_reader=SafeReader(path), no_dist=True)
+    load_alone(path, {key: room})
     cut = take_cuts(read_rest(path)).get(key)
     whole.copy_(room if cut is None else room[row_order(cut.splits, cut.num_pieces).argsort()])

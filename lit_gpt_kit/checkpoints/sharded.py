@@ -14,11 +14,13 @@ import hashlib
 import json
 import os
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
@@ -142,10 +144,17 @@ def read_sharded(folder: Path) -> dict[str, Any]:
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in tensors_in(read_index(folder)).items()
     }
-    dcp.load(dict(wanted), storage_reader=SafeReader(folder), no_dist=True)
+    load_alone(folder, wanted)
     for name, cut in take_cuts(rest).items():
         wanted[name] = wanted[name][row_order(cut.splits, cut.num_pieces).argsort()]
     return put_together(rest, wanted)
+
+
+def load_alone(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Read tensors into memory of their size, in one process, in the order their rows are kept."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        dcp.load(dict(tensors), storage_reader=SafeReader(folder), no_dist=True)
 
 
 def take_cuts(rest: dict[str, Any]) -> dict[str, Cut]:

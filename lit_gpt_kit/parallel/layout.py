@@ -6,6 +6,7 @@ block.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from lightning.pytorch import Trainer
@@ -21,6 +22,7 @@ from torch.distributed.fsdp import (
 
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.lora import lora_layers
+from lit_gpt_kit.model.norm import LayerNorm, RMSNorm
 from lit_gpt_kit.parallel.tensor import check_tensor_parallel, cut_block, replicate
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"
@@ -92,18 +94,19 @@ def _shard(module: nn.Module, mesh: DeviceMesh, options: ShardingOptions, is_blo
     offload = OffloadPolicy()
     if options.cpu_offload:
         offload = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu")
-    # Only what flows between blocks stays in single precision, as under autocast.
-    gathered = GATHERED_TYPES.get(options.precision) if is_block else None
-    fully_shard(
-        module,
-        mesh=mesh[DATA],
-        # The embeddings and the head are used at both ends of a pass, and outside of `forward`.
-        reshard_after_forward=options.reshard_after_forward if is_block else False,
-        mp_policy=MixedPrecisionPolicy(
-            param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False
-        ),
-        offload_policy=offload,
-    )
-    if isinstance(module, GPT):
-        # The loss asks for these and feeds the head itself, some rows at a time.
-        register_fsdp_forward_method(module, "hidden_states")
+    shard = partial(fully_shard, mesh=mesh[DATA], offload_policy=offload)
+    # The embeddings and the head are used at both ends of a pass, and outside of `forward`.
+    stays, in_single = False, MixedPrecisionPolicy(cast_forward_inputs=False)
+    if not is_block:
+        shard(module, reshard_after_forward=stays, mp_policy=in_single)
+        if isinstance(module, GPT):
+            # The loss asks for these and feeds the head itself, some rows at a time.
+            register_fsdp_forward_method(module, "hidden_states")
+        return
+    gathered = GATHERED_TYPES.get(options.precision)
+    if gathered is not None:
+        # As under autocast: matrices are multiplied in half precision, norms are in single.
+        norms = [part for part in module.modules() if isinstance(part, (LayerNorm, RMSNorm))]
+        shard(norms, reshard_after_forward=stays, mp_policy=in_single)
+    policy = MixedPrecisionPolicy(gathered, torch.float32, cast_forward_inputs=False)
+    shard(module, reshard_after_forward=options.reshard_after_forward, mp_policy=policy)

@@ -100,9 +100,14 @@ class SequenceClassification(Task):
 
     def _build_head(self, label_names: Sequence[str]) -> None:
         # In single precision like every weight that is trained, whatever the frozen ones are in.
-        self.head = Linear(self.gpt.embed_dim, len(label_names), bias=False, dtype=torch.float32)
+        self.head = Linear(
+            self.gpt.embed_dim,
+            len(label_names),
+            bias=False,
+            device=self.network.device,
+            dtype=torch.float32,
+        )
         nn.init.normal_(self.head.weight, std=self.gpt.init_std)
-        self.head.to(self.network.device)
         if isinstance(self.class_weights, Mapping):
             self._weigh(self.class_weights)
 
@@ -118,7 +123,11 @@ class SequenceClassification(Task):
             if not 0 <= weight < math.inf:
                 raise InputError(f"class_weights: {weight} of '{name}' must be at least 0")
         by_number = [float(weights.get(name, 1.0)) for name in names]
-        self.label_weights = torch.tensor(by_number, device=self.network.device)
+        device = self.network.device
+        # Of a network that is yet to be laid over devices nothing is anywhere.
+        self.label_weights = torch.tensor(
+            by_number, device="cpu" if device.type == "meta" else device
+        )
 
     def suggest(self, run_dir: str) -> str:
         """Labels for texts that have none."""
