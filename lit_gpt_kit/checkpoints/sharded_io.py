@@ -6,10 +6,11 @@ from typing import Any
 from lightning.fabric.plugins import CheckpointIO
 
 from lit_gpt_kit.checkpoints.sharded import is_sharded, read_sharded
+from lit_gpt_kit.files import put_in_place
 
 
 class FolderReader(CheckpointIO):
-    """Reads folders, and leaves all else to another.
+    """Reads folders, and writes files where they were; leaves all else to another.
 
     Args:
         checkpoint_io: what reads and writes files.
@@ -24,9 +25,16 @@ class FolderReader(CheckpointIO):
             return read_sharded(Path(path))
         return self.checkpoint_io.load_checkpoint(path, *args, **options)
 
-    def save_checkpoint(self, *args: Any, **options: Any) -> None:
-        """Write a file."""
-        self.checkpoint_io.save_checkpoint(*args, **options)
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, *args: Any, **options: Any
+    ) -> None:
+        """Write a file, perhaps in the place of a folder."""
+        if "://" in str(path) or not is_sharded(Path(path)):
+            self.checkpoint_io.save_checkpoint(checkpoint, path, *args, **options)
+            return
+        beside = Path(path).with_name(f".{Path(path).name}.unfinished")
+        self.checkpoint_io.save_checkpoint(checkpoint, beside, *args, **options)
+        put_in_place(beside, Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint."""
