@@ -19,6 +19,6 @@ def row_order(splits: Sequence[int], num_pieces: int) -> Int[Tensor, " rows"]:
         splits: rows of each part, such as queries, keys and values.
         num_pieces: into how many pieces it is cut; it divides each part.
     """
-    parts = torch.arange(sum(splits)).split(list(splits))
+    parts = torch.split(torch.arange(sum(splits)), list(splits))
     pieces = zip(*(part.chunk(num_pieces) for part in parts), strict=True)
     return torch.cat([rows for piece in pieces for rows in piece])

@@ -16,7 +16,14 @@ from lit_gpt_kit.checkpoints.load import describe_own, load_model, load_tokenize
 from lit_gpt_kit.checkpoints.locate import GGUF_SUFFIX, is_adapter, locate
 from lit_gpt_kit.checkpoints.native import NETWORK_PREFIX, read_checkpoint, read_outline
 from lit_gpt_kit.checkpoints.safetensors_folder import SafetensorsFolder
-from lit_gpt_kit.checkpoints.sharded import WEIGHTS, is_sharded, load_alone, read_rest, take_cuts
+from lit_gpt_kit.checkpoints.sharded import (
+    WEIGHTS,
+    is_sharded,
+    load_alone,
+    read_rest,
+    take_cuts,
+    verify,
+)
 from lit_gpt_kit.checkpoints.tensor_map import Slot, map_tensors
 from lit_gpt_kit.checkpoints.translation import read_config
 from lit_gpt_kit.model.gpt import GPT
@@ -57,8 +64,10 @@ def open_model(name: str | Path) -> OnDemand:
         return _loaded(name)
     with torch.device("meta"):
         model = GPT(description.config, initialize=False).eval()
-    fill = partial(_fill_from_folder, path)
-    if not is_sharded(path):
+    if is_sharded(path):
+        verify(path)
+        fill = partial(_fill_from_folder, path)
+    else:
         fill = partial(_fill_from, read_checkpoint(path)[WEIGHTS], NETWORK_PREFIX)
     return OnDemand(model, load_tokenizer(path), fill)
 

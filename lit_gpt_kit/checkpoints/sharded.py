@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from lit_gpt_kit.checkpoints.fused_rows import row_order
 from lit_gpt_kit.errors import InputError
@@ -154,7 +154,7 @@ def load_alone(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Read tensors into memory of their size, in one process, in the order their rows are kept."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        dcp.load(dict(tensors), storage_reader=SafeReader(folder), no_dist=True)
+        load(dict(tensors), storage_reader=SafeReader(folder), no_dist=True)
 
 
 def take_cuts(rest: dict[str, Any]) -> dict[str, Cut]:

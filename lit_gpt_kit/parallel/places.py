@@ -64,7 +64,8 @@ class Places:
         """The whole tensor on every rank, in the host's memory; called on all ranks."""
         whole = tensor
         if isinstance(tensor, DTensor):
-            whole = tensor.to(tensor.device_mesh.device_type).full_tensor()
+            placed: DTensor = tensor.to(tensor.device_mesh.device_type)  # type: ignore[assignment]
+            whole = placed.full_tensor()
         cut = self.cut(name, whole)
         whole = whole.detach().cpu()
         return whole if cut is None else whole[row_order(cut.splits, cut.num_pieces).argsort()]

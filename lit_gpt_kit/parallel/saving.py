@@ -11,9 +11,11 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from lit_gpt_kit.checkpoints.fused_rows import row_order
@@ -50,6 +52,9 @@ def write_sharded(path: Path, checkpoint: dict[str, Any], places: Places) -> Non
         path: the folder, the same on all ranks.
         checkpoint: Lightning's, whose tensors may be spread over devices.
         places: of the task that it is of.
+
+    Raises:
+        InputError: the disk is full; what was there before still is.
     """
     rest, tensors = take_apart(checkpoint)
     cuts = {name: places.cut(name, tensor) for name, tensor in tensors.items()}
@@ -61,7 +66,7 @@ def write_sharded(path: Path, checkpoint: dict[str, Any], places: Places) -> Non
             if is_first:
                 temporary.mkdir(parents=True)
             dist.barrier()
-            dcp.save(tensors, storage_writer=FileSystemWriter(temporary))
+            _save(tensors, temporary)
             files = _describe_all(temporary)
             if is_first:
                 _write_rest(temporary, rest)
@@ -120,7 +125,7 @@ def _read_shares(
     }
     _check_shapes({name: entry.size for name, entry in found.items()}, places)
     tensors = {name: _room(name, entry, cuts, places) for name, entry in found.items()}
-    dcp.load(dict(tensors), storage_reader=SafeReader(path))
+    load(dict(tensors), storage_reader=SafeReader(path))
     for name, tensor in tensors.items():
         cut = cuts.get(name)
         if cut != places.cut(name, tensor):  # read whole: it was cut over another number of devices
@@ -164,6 +169,16 @@ def _verify_together(path: Path) -> None:
     for said in complaints:
         if said is not None:
             raise InputError(said)
+
+
+def _save(tensors: dict[str, Tensor], folder: Path) -> None:
+    try:
+        save(tensors, storage_writer=FileSystemWriter(folder))
+    except CheckpointException as error:  # what befell a rank, told to all of them
+        for failure, _ in error.failures.values():
+            if isinstance(failure, OSError):
+                raise failure from error
+        raise
 
 
 def _describe_all(folder: Path) -> dict[str, Any]:
