@@ -1,5 +1,7 @@
 """Where a Trainer stands within its steps; a step is what one call of the optimiser ends."""
 
+from typing import Any
+
 from lightning.pytorch import Trainer
 
 
@@ -24,3 +26,25 @@ def validation_follows(trainer: Trainer, batch_idx: int) -> bool:
     elif (trainer.current_epoch + 1) % trainer.check_val_every_n_epoch:
         return False
     return trainer.should_stop or bool(done % trainer.val_check_batch == 0)
+
+
+def count_batches(loops: dict[str, Any], batches_per_step: int) -> None:
+    """Rewrite how many batches Lightning has seen, where each step has another number of them.
+
+    It tells the batches that end a step by that count alone: in a run that stopped after 5 steps of
+    one batch and goes on with 2, it would end a step after one of them.
+
+    Args:
+        loops: the fit loop's state in a checkpoint, saved when a step was complete.
+        batches_per_step: in the run that goes on.
+    """
+    batches = loops["epoch_loop.batch_progress"]
+    steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+    before, rest = divmod(batches["total"]["ready"], max(1, steps["total"]["completed"]))
+    if rest or before in (0, batches_per_step):
+        return  # another data module's last step of an epoch may have been smaller
+    for counts in (batches["total"], batches["current"]):
+        num_open = counts["ready"] - counts["completed"]  # 1 within the hooks of a batch, else 0
+        ready = counts["ready"] // before * batches_per_step
+        counts |= {"ready": ready, "started": ready, "processed": ready}
+        counts["completed"] = ready - num_open

@@ -69,7 +69,7 @@ def flags_in(text: str) -> set[str]:
 
 def test_commands() -> None:
     training = {"fit", "validate", "test", "predict"}
-    others = {"generate", "chat", "tokenizer", "export", "merge", "models", "inspect-data"}
+    others = {"generate", "chat", "tokenizer", "export", "merge", "models", "inspect-data", "tune"}
     assert training | others <= set(COMMANDS)
 
 
@@ -126,6 +126,10 @@ def test_flags_of_inspect_data(tmp_path: Path) -> None:
     assert flags_in(run(tmp_path, "inspect-data", "--help").out) >= {"config", "rows"}
 
 
+def test_flags_of_tune(tmp_path: Path) -> None:
+    assert flags_in(run(tmp_path, "tune", "--help").out) >= {"config", "find", "memory"}
+
+
 def test_sources() -> None:
     assert set(BUILTINS) == {"builtin:python-docs", "builtin:python-code"}
     assert set(FORMATS) >= {".txt", ".md", ".py", ".jsonl", ".csv", ".tsv", ".parquet"}
@@ -158,13 +162,15 @@ def parameters(function: Any) -> list[str]:
     ("function", "names"),
     [
         (lit_gpt_kit.TextDataModule, {"sources", "val_sources", "val_fraction", "tokenizer"}),
-        (lit_gpt_kit.TextDataModule, {"batch_size"}),
+        (lit_gpt_kit.TextDataModule, {"batch_size", "global_batch_tokens"}),
         (lit_gpt_kit.LanguageModeling, {"gpt", "optimizer", "lr_schedule", "pretrained", "lora"}),
         (lit_gpt_kit.SequenceClassification, {"gpt", "optimizer", "lr_schedule", "pretrained"}),
         (lit_gpt_kit.ClassificationDataModule, {"sources", "val_sources", "text_columns"}),
         (lit_gpt_kit.ClassificationDataModule, {"label_column", "tokenizer", "batch_size"}),
         (lit_gpt_kit.InstructionDataModule, {"sources", "val_sources", "tokenizer", "batch_size"}),
-        (lit_gpt_kit.InstructionDataModule, {"pack"}),
+        (lit_gpt_kit.InstructionDataModule, {"pack", "global_batch_size"}),
+        (lit_gpt_kit.ClassificationDataModule, {"global_batch_size"}),
+        (lit_gpt_kit.LanguageModeling, {"max_bad_steps"}),
         (lit_gpt_kit.LoRAConfig, {"rank", "alpha", "dropout", "targets", "use_dora"}),
         (lit_gpt_kit.LoRAConfig, {"use_rslora"}),
         (lit_gpt_kit.TokenizerConfig, {"kind", "vocab_size"}),

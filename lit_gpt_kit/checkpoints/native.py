@@ -6,12 +6,14 @@ tensors and primitives, so that `torch.load(weights_only=True)` reads it and not
 
 import pickle
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lit_gpt_kit.checkpoints.seal import has_good_seal
 from lit_gpt_kit.checkpoints.sharded import is_sharded, read_rest, read_sharded
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.config import GPTConfig
@@ -21,6 +23,8 @@ from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 KEY = "lit_gpt_kit"
 FORMAT_VERSION = 1
 """Raised when an older release could not read what is written now."""
+LAST_FILE, PREVIOUS_FILE = "last.ckpt", "previous.ckpt"
+"""The state to go on from, and what it was before, should the first be damaged."""
 NETWORK_PREFIX = "model."
 """The network's attribute name in a task, with which its weights' names begin."""
 
@@ -105,25 +109,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         MissingFileError: there is no such file.
-        InputError: it is cut short, damaged, or holds more than tensors and primitives.
+        DamagedCheckpointError: it is cut short or altered.
+        InputError: it holds more than tensors and primitives.
     """
     if is_sharded(path):
         return read_sharded(path)
     if not path.is_file():
         raise MissingFileError(f"checkpoint {path} does not exist")
-    damage = f"{path} is not a whole checkpoint, perhaps cut short; use another one"
+    refuse_damaged(path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = _load(path)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found is None:
-            raise InputError(damage) from error
+            raise DamagedCheckpointError(path) from error
         raise InputError(
             f"{path} holds more than tensors and primitives: {found[1]}, which could run code when "
             "it is read; it was not read"
         ) from error
     except Exception as error:  # a damaged pickle raises anything
-        raise InputError(damage) from error
+        raise DamagedCheckpointError(path) from error
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
     return checkpoint
@@ -137,6 +142,49 @@ def read_outline(path: Path) -> dict[str, Any]:
         InputError: as in `read_checkpoint`.
     """
     return read_rest(path) if is_sharded(path) else read_checkpoint(path)
+
+
+def refuse_damaged(path: Path) -> None:
+    """Check that a checkpoint is what was sealed; one without a seal may be anything.
+
+    Raises:
+        DamagedCheckpointError: it is cut short or altered.
+    """
+    if has_good_seal(path) is False:
+        raise DamagedCheckpointError(path)
+
+
+class DamagedCheckpointError(InputError):
+    """A checkpoint that is not whole; names the one to take instead.
+
+    Attributes:
+        other: the newest whole one beside it, if there is one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.other = _newest_whole(path)
+        remedy = "there is no whole one beside it"
+        if self.other is not None:
+            remedy = f"the newest whole one beside it is {self.other}"
+        super().__init__(f"{path} is not a whole checkpoint, it was cut short or altered; {remedy}")
+
+
+def _newest_whole(damaged: Path) -> Path | None:
+    others = (path for path in damaged.parent.glob("*.ckpt") if path != damaged and path.is_file())
+    newest_first = sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    return next((path for path in newest_first if _is_whole(path)), None)
+
+
+def _is_whole(path: Path) -> bool:
+    good = has_good_seal(path)
+    if good is None:
+        with suppress(Exception):  # a damaged pickle raises anything
+            return isinstance(_load(path), dict)
+    return bool(good)
+
+
+def _load(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def only_primitives(values: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from lit_gpt_kit.checkpoints.words import Words
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.config import GATED_MLPS, GPTConfig, MLPKind
 
-NOT_OF_THE_NETWORK = frozenset({"init", "init_std", "dropout", "end_token_id", "stop_token_ids"})
-"""Fields that decide how a network is trained or read, not what it computes."""
+NOT_OF_THE_NETWORK = frozenset({"init", "init_std", "dropout", "end_token_id", "stop_token_ids",
+                                "pad_vocab_to_multiple_of"})  # fmt: skip
+"""Fields that decide how a network is made, trained or read, not what it computes."""
 BIASES = ("use_bias", "use_qkv_bias", "use_out_bias", "use_mlp_bias")
 CONSEQUENCES = frozenset({"use_bias", "use_norm_offset", "qk_norm_scope", "rope_theta",
                           "rotary_fraction", "sliding_window", "num_active_experts", "expert_dim",
@@ -136,6 +137,7 @@ def effective_fields(config: GPTConfig) -> dict[str, Any]:
     has_experts = any(config.has_experts(layer) for layer in layers)
     has_dense = not all(config.has_experts(layer) for layer in layers)
     fields |= {
+        "vocab_size": config.vocab_size and config.padded_vocab_size,
         "num_kv_heads": config.kv_heads,
         "head_dim": config.head_width,
         "mlp_dim": config.mlp_width if has_dense or config.expert_dim is None else None,

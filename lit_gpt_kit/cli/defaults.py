@@ -5,14 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
+from lightning.pytorch.strategies import Strategy
 
 from lit_gpt_kit.callbacks.classification_metrics import ClassificationMetrics
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
+from lit_gpt_kit.callbacks.loss_spikes import LossSpikes
 from lit_gpt_kit.callbacks.prediction_writer import PredictionWriter
 from lit_gpt_kit.callbacks.throughput import Throughput
+from lit_gpt_kit.checkpoints.sealed_io import SealedCheckpointIO
 from lit_gpt_kit.cli.interrupt import StopOnInterrupt
 from lit_gpt_kit.cli.narrator import Narrator
 from lit_gpt_kit.cli.progress import ProgressLines, StepBar
@@ -36,18 +40,24 @@ def complete_callbacks(
     # Throughput comes before the progress that shows its number.
     wanted: list[Callback] = [Throughput()] if command == "fit" else []
     if not silent:
-        wanted.append(StepBar() if sys.stdout.isatty() else ProgressLines())
+        wanted.append(progress())
     if command == "predict":
         wanted.append(PredictionWriter(run_dir / "predictions.jsonl"))
     elif isinstance(module, SequenceClassification):
         wanted.append(ClassificationMetrics())
     if command == "fit":
         last = next((c for c in given if isinstance(c, LastCheckpoint)), None)
-        last = last or LastCheckpoint(run_dir / "checkpoints")
+        last = last or LastCheckpoint()
+        last.folder = last.folder or run_dir / "checkpoints"
         # The best checkpoint comes before the last one, which holds its score.
         wanted += [*_best_checkpoint(run_dir, module), last]
-        wanted += [StopOnInterrupt(last), Narrator(run_dir)]
+        wanted += [StopOnInterrupt(last), Narrator(run_dir), LossSpikes(run_dir)]
     return [*given, *(callback for callback in wanted if not _stands_in(given, callback))]
+
+
+def progress() -> ProgressBar:
+    """A bar in a terminal, lines elsewhere."""
+    return StepBar() if sys.stdout.isatty() else ProgressLines()
 
 
 def complete_loggers(configured: Any, run_dir: Path, run_name: str) -> list[Logger] | bool:
@@ -64,6 +74,20 @@ def complete_loggers(configured: Any, run_dir: Path, run_name: str) -> list[Logg
         return [MetricsCSV(run_dir), build_wandb_logger(run_dir, run_name)]
     given = configured if isinstance(configured, list) else [configured]
     return [MetricsCSV(run_dir), *given]
+
+
+def seal_checkpoints(trainer: Trainer) -> None:
+    """Have the checkpoints sealed, unless the configuration says what writes them.
+
+    So they are where a plugin only wraps Lightning's own, and strategies that have a way of their
+    own keep it.
+    """
+    strategy: Any = trainer.strategy
+    chosen = strategy._checkpoint_io
+    if isinstance(chosen, _WrappingCheckpointIO) and chosen.checkpoint_io is None:
+        chosen.checkpoint_io = SealedCheckpointIO()
+    elif chosen is None and type(strategy).checkpoint_io is Strategy.checkpoint_io:
+        strategy.checkpoint_io = SealedCheckpointIO()
 
 
 def _best_checkpoint(run_dir: Path, module: LightningModule) -> list[Callback]:

@@ -1,7 +1,7 @@
 """`lit-gpt inspect-data`: rows as the model gets them, and what looks wrong with them."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_gpt_kit.cli.main import DONE
+from lit_gpt_kit.cli.parsing import without
 from lit_gpt_kit.cli.shown_rows import show_findings, show_rows
 from lit_gpt_kit.cli.train import TrainingCLI, quieten_libraries
 from lit_gpt_kit.data.inspection import look_at
@@ -95,7 +96,7 @@ class InspectingCLI(TrainingCLI):
         data.prepare_data()
         data.setup("fit")
         self._show(data, rows_of_an_epoch(data.train_dataloader()))
-        print(f"\nnext: {shlex.join(['lit-gpt', 'fit', *_without_rows(self._arguments)])}")
+        print(f"\nnext: {shlex.join(['lit-gpt', 'fit', *without(self._arguments, {'rows'})])}")
 
     def _show(self, data: Any, rows: Iterator[InspectedRow]) -> None:
         tokenizer: Tokenizer | None = getattr(data, "tokenizer", None)
@@ -122,14 +123,3 @@ def begin_id_of(tokenizer: Tokenizer | None) -> int | None:
         return tokenizer.begin_ids[0]
     token = tokenizer.begin_token
     return None if token is None else tokenizer.backend.token_to_id(token)
-
-
-def _without_rows(arguments: Sequence[str]) -> list[str]:
-    """What was typed, as `fit` takes it."""
-    places = [place for place, word in enumerate(arguments) if word == "--rows"]
-    left_out = {*places, *(place + 1 for place in places)}
-    return [
-        word
-        for place, word in enumerate(arguments)
-        if place not in left_out and not word.startswith("--rows=")
-    ]

@@ -1,4 +1,4 @@
-"""Ctrl-C: finish the step, save, and stop; a second one stops at once."""
+"""Ctrl-C and what schedulers send: finish the step, save, and stop."""
 
 import signal
 import sys
@@ -6,29 +6,58 @@ import threading
 from types import FrameType
 from typing import Any
 
+import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
 from lit_gpt_kit.steps import step_is_done, validation_follows
 
+SCHEDULERS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+"""What a cluster's scheduler sends before it kills (SLURM's --signal, torchrun, Kubernetes)."""
+
 
 class StopOnInterrupt(Callback):
-    """Turns the first Ctrl-C into a checkpoint at the end of the step, then an interruption.
+    """Turns Ctrl-C, SIGTERM and SIGUSR1 into a checkpoint at the end of the step, then a stop.
+
+    A second Ctrl-C stops at once. It is enough that one of several processes gets the signal. Under
+    SLURM with Lightning's automatic requeueing, Lightning answers all but Ctrl-C.
 
     Args:
         last_checkpoint: saves.
+
+    Attributes:
+        signal_number: which signal stopped the run; 0 where none did.
     """
 
     def __init__(self, last_checkpoint: LastCheckpoint) -> None:
         self._last_checkpoint = last_checkpoint
-        self._was_asked = False
+        self.signal_number = 0
         self._outer_handler: Any = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen."""
+        """Listen to Ctrl-C."""
         if threading.current_thread() is threading.main_thread():
             self._outer_handler = signal.signal(signal.SIGINT, self._ask)
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to schedulers."""
+        self.on_train_start(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to schedulers, in Lightning's place, which gives these signals back at the end.
+
+        Its own handlers stop in mid-step, and those of two ranks wait for one another.
+        """
+        environment = trainer._accelerator_connector.cluster_environment
+        requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+        if threading.current_thread() is threading.main_thread() and not requeues:
+            for number in SCHEDULERS:
+                signal.signal(number, self._ask)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen no more."""
@@ -58,25 +87,27 @@ class StopOnInterrupt(Callback):
         """Listen no more."""
         self.on_fit_end(trainer, pl_module)
 
-    def _ask(self, signal_number: int, frame: FrameType | None) -> None:
-        if self._was_asked:
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal_number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._was_asked = True
-        print(
-            "\nstopping after this step (Ctrl-C again: at once)",
-            file=sys.stderr,
-            flush=True,
-        )
+        self.signal_number = number
+        why = "Ctrl-C again: at once" if number == signal.SIGINT else signal.Signals(number).name
+        print(f"\nstopping after this step ({why})", file=sys.stderr, flush=True)
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
-        # Every rank gets the terminal's Ctrl-C, but perhaps in different steps; all must agree.
-        was_asked = self._was_asked
         if trainer.world_size > 1:
-            was_asked = trainer.strategy.reduce_boolean_decision(was_asked, all=False)
-        if was_asked:
-            if not trainer.sanity_checking:
-                self._last_checkpoint.save(trainer)
-            if trainer.training:
-                # Lightning logs a step after this hook, which it will not come to.
-                trainer._logger_connector.update_train_step_metrics()
-            raise KeyboardInterrupt
+            # Perhaps one rank alone was asked, or each in a step of its own; all must agree.
+            number = torch.tensor(self.signal_number, device=trainer.strategy.root_device)
+            self.signal_number = int(trainer.strategy.reduce(number, reduce_op="max"))
+        if not self.signal_number:
+            return
+        if trainer.training:
+            # Lightning logs a step after this hook, which it will not come to.
+            trainer._logger_connector.update_train_step_metrics()
+        if not trainer.sanity_checking:
+            self._last_checkpoint.save(trainer)
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            # All ranks end by themselves; its observer would kill this one when others are gone.
+            launcher.procs.clear()
+        raise KeyboardInterrupt

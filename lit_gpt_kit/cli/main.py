@@ -14,6 +14,7 @@ COMMANDS = {
     "test": ("train", "measure a model on its test text"),
     "predict": ("train", "log-probabilities and likeliest next tokens of a text"),
     "inspect-data": ("inspect_data", "rows as the model gets them, and what is wrong with them"),
+    "tune": ("tune", "find a learning rate, or the largest micro-batch that fits"),
     "generate": ("generate", "continue a prompt"),
     "chat": ("chat", "talk with a model"),
     "export": ("export", "write a model as transformers, or an ONNX runtime, reads it"),

@@ -1,6 +1,7 @@
 """Arguments of the small commands: jsonargparse, with one line for what is wrong."""
 
 from argparse import ArgumentError
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -32,6 +33,19 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
         known = [option.removeprefix("--") for option in known if option.startswith("--")]
         message = one_line(str(error), [o for o in known if o not in ("help", "print_shtab")])
         raise InputError(message) from error
+
+
+def without(arguments: Sequence[str], names: Collection[str]) -> list[str]:
+    """What was typed, less the options of these names and their values."""
+    flags = {f"--{name}" for name in names}
+    kept: list[str] = []
+    is_value = False
+    for argument in arguments:
+        flag, equals, _ = argument.partition("=")
+        if not is_value and flag not in flags:
+            kept.append(argument)
+        is_value = not is_value and flag in flags and not equals
+    return kept
 
 
 def instantiate(kind: type, values: dict[str, Any]) -> Any:

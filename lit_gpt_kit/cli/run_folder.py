@@ -1,6 +1,7 @@
 """The folder of a run: where it lies, what it is called, which checkpoint a command starts from."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -9,10 +10,12 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_gpt_kit.checkpoints.locate import find_checkpoint
+from lit_gpt_kit.checkpoints.native import LAST_FILE, PREVIOUS_FILE
 from lit_gpt_kit.errors import InputError, MissingFileError
 
 ROOT = Path("runs")
 LATEST = "latest"
+CHECKPOINTS = "checkpoints"
 LAST, PRETRAINED = "last", "pretrained"
 """What stands for a checkpoint: the last one of a run, and none, the pretrained model as it is."""
 
@@ -23,8 +26,8 @@ def choose_run(
     """The run folder of a command and the checkpoint it starts from.
 
     `fit` starts afresh unless told otherwise; the other commands take the best checkpoint of the
-    newest run. "last" is the last checkpoint of `run_dir`, or of the newest run; "pretrained" is
-    none, and the folder a new one.
+    newest run. "last" is the last checkpoint of `run_dir`, or of the newest run, which goes on; so
+    it does from another one of its own folder. "pretrained" is none, and the folder a new one.
 
     Args:
         command: fit, validate, test or predict.
@@ -58,16 +61,26 @@ def choose_run(
         if chosen and ckpt_path == LAST and not _holds_run(chosen):
             raise MissingFileError(f"--run_dir {chosen} holds no run to continue")
         started_from = chosen if chosen and _holds_run(chosen) else _latest_run_dir(name)
-        last = started_from / "checkpoints" / "last.ckpt"
-        checkpoint = find_checkpoint(last if ckpt_path == LAST else started_from)
+        checkpoint = _last(started_from) if ckpt_path == LAST else find_checkpoint(started_from)
         return chosen or started_from, checkpoint
     checkpoint = find_checkpoint(Path(ckpt_path))
     if command == "fit" and chosen is not None and _holds_run(chosen):
-        raise InputError(
-            f"{chosen} holds a run already; choose another --run_dir for one that starts from "
-            f"{checkpoint}, or continue it with --ckpt_path last"
-        )
+        # One of its own continues it, as where the last one is damaged.
+        is_its_own = checkpoint.resolve().parent == (chosen / CHECKPOINTS).resolve()
+        if not is_its_own:
+            raise InputError(
+                f"{chosen} holds a run already; choose another --run_dir for one that starts from "
+                f"{checkpoint}, or continue it with --ckpt_path last"
+            )
     return chosen or _new_run_dir(name), checkpoint
+
+
+def continue_command(run_dir: Path, checkpoint: str | Path = LAST) -> str:
+    """What to type to go on with a run."""
+    config, folder, start = (
+        shlex.quote(str(word)) for word in (run_dir / "config.yaml", run_dir, checkpoint)
+    )
+    return f"lit-gpt fit --config {config} --run_dir {folder} --ckpt_path {start}"
 
 
 def run_name(config_files: Sequence[str]) -> str:
@@ -92,8 +105,15 @@ def point_latest_to(run_dir: Path) -> None:
         temporary.replace(run_dir.parent / LATEST)
 
 
+def _last(run_dir: Path) -> Path:
+    """last.ckpt; where a run was killed as it was replaced, the one before."""
+    last = run_dir / CHECKPOINTS / LAST_FILE
+    previous = last.with_name(PREVIOUS_FILE)
+    return previous if previous.is_file() and not last.exists() else find_checkpoint(last)
+
+
 def _holds_run(run_dir: Path) -> bool:
-    return any((run_dir / "checkpoints").glob("*.ckpt")) or (run_dir / "metrics.csv").exists()
+    return any((run_dir / CHECKPOINTS).glob("*.ckpt")) or (run_dir / "metrics.csv").exists()
 
 
 def _new_run_dir(name: str) -> Path:

@@ -2,8 +2,8 @@
 
 import json
 import logging
-import shlex
 import shutil
+import signal
 import warnings
 from argparse import ArgumentError
 from contextlib import suppress
@@ -20,23 +20,36 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_gpt_kit.callbacks.prediction_writer import PredictionWriter
 from lit_gpt_kit.checkpoints.native import (
     KEY,
+    LAST_FILE,
+    DamagedCheckpointError,
     Description,
     read_description,
     read_outline,
 )
 from lit_gpt_kit.checkpoints.sharded_io import FolderReader
+from lit_gpt_kit.cli.allocator import keep_freed_memory
 from lit_gpt_kit.cli.config_errors import one_line
 from lit_gpt_kit.cli.config_files import check_config_files, chooses_class
-from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers
-from lit_gpt_kit.cli.run_folder import PRETRAINED, ROOT, choose_run, point_latest_to, run_name
+from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers, seal_checkpoints
+from lit_gpt_kit.cli.interrupt import StopOnInterrupt
+from lit_gpt_kit.cli.precision import PrecisionTrainer, choose_precision
+from lit_gpt_kit.cli.run_folder import (
+    CHECKPOINTS,
+    PRETRAINED,
+    ROOT,
+    choose_run,
+    continue_command,
+    point_latest_to,
+    run_name,
+)
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
+from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
 from lit_gpt_kit.parallel.check import check_strategy
 from lit_gpt_kit.ranks import shares_model
 
 PLACES = ("config", "run_dir", "ckpt_path", "weights_only", "output", "return_predictions")
 """Keys of a command that say where, not what: a repeated run chooses its own."""
-INTERRUPTED = 130
 DEFAULT_CLASSES = {"model": "lit_gpt_kit.LanguageModeling", "data": "lit_gpt_kit.TextDataModule"}
 CHECKPOINT_HELP = {
     "fit": "Go on from `last`, the run's last checkpoint, or from a checkpoint or run folder.",
@@ -66,19 +79,21 @@ class TrainingCLI(LightningCLI):
         arguments: the command line after it.
 
     Attributes:
-        exit_status: 0, or 130 where the run was interrupted.
+        exit_status: 0, or where a signal stopped the run 128 and its number: 130 for Ctrl-C.
     """
 
     def __init__(self, command: str, arguments: list[str]) -> None:
         self.command = command
         self._arguments = arguments
         self._description: Description | None = None
+        self._precision = ""
         self.exit_status = 0
         parser_kwargs = {"exit_on_error": False}
         super().__init__(
             LightningModule,
             LightningDataModule,
             save_config_callback=None,
+            trainer_class=PrecisionTrainer,
             seed_everything_default=0,
             trainer_defaults={"enable_model_summary": False, "log_every_n_steps": 10},
             parser_kwargs={**parser_kwargs, "prog": "lit-gpt", command: dict(parser_kwargs)},
@@ -146,6 +161,10 @@ class TrainingCLI(LightningCLI):
         self._run_dir_is_new = not self.run_dir.exists() or not any(self.run_dir.iterdir())
         settings.ckpt_path = None if checkpoint is None else str(checkpoint)
         settings.weights_only = True
+        if settings.trainer.precision == "auto":
+            # The run folder's config.yaml holds the choice, so that it repeats the run anywhere.
+            settings.trainer.precision, reason = choose_precision(settings.trainer.accelerator)
+            self._precision = f"{settings.trainer.precision}, {reason}"
         if self.command == "predict":
             settings.return_predictions = False  # they are written; nobody is there to take them
         if checkpoint is not None:
@@ -156,6 +175,12 @@ class TrainingCLI(LightningCLI):
             content = read_outline(checkpoint)
             if KEY in content:  # a LightningModule of another project need not have it
                 self._description = read_description(content, str(checkpoint))
+        except DamagedCheckpointError as error:
+            self._forget_run_folder()
+            if self.command != "fit" or error.other is None:
+                raise
+            command = continue_command(checkpoint.parent.parent, error.other)
+            raise InputError(f"{error}; to continue from it: {command}") from error
         except InputError:
             self._forget_run_folder()
             raise
@@ -196,26 +221,35 @@ class TrainingCLI(LightningCLI):
         if self.command == "fit" and not chosen.fast_dev_run:
             name = f"{self.run_name}/{self.run_dir.name}"
             logger = complete_loggers(chosen.logger, self.run_dir, name)
-        return super().instantiate_trainer(
+        trainer = super().instantiate_trainer(
             default_root_dir=chosen.default_root_dir or str(self.run_dir),
             callbacks=[
-                LambdaCallback(on_fit_start=lambda trainer, module: self._begin_run_folder()),
+                LambdaCallback(
+                    on_fit_start=lambda trainer, module: self._begin_run_folder(),
+                    on_train_start=lambda trainer, module: _go_on_with_metrics(trainer),
+                ),
                 *complete_callbacks(given, self.command, self.run_dir, self.model, silent),
             ],
             logger=logger,
             **kwargs,
         )
+        seal_checkpoints(trainer)
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command; Lightning makes a SystemExit of an interruption."""
+        if self._precision and self.trainer.is_global_zero:
+            print(f"precision: {self._precision}")
         if self.command != "fit":
             self._begin_run_folder()
+        elif self.trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         try:
             super()._run_subcommand(subcommand)
         except SystemExit:
             if not self.trainer.interrupted:
                 raise
-            self.exit_status = INTERRUPTED
+            self.exit_status = self._interrupted_by()
             self._say_how_to_continue()
             self._forget_run_folder()
             return
@@ -229,11 +263,17 @@ class TrainingCLI(LightningCLI):
             return
         self._say_where_results_are()
 
+    def _interrupted_by(self) -> int:
+        """128 and the signal's number, as a shell says it: never 0, for the run is not done."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        numbers = (c.signal_number for c in callbacks if isinstance(c, StopOnInterrupt))
+        return 128 + (next(numbers, 0) or signal.SIGINT)
+
     @rank_zero_only
     def _begin_run_folder(self) -> None:
         if self._get(self.config, "trainer").fast_dev_run:
             return  # a trial writes nothing
-        (self.run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (self.run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         if self.command == "fit" or not (self.run_dir / "config.yaml").exists():
             config = self.config[self.command].clone()
             for key in PLACES:
@@ -262,12 +302,9 @@ class TrainingCLI(LightningCLI):
 
     @rank_zero_only
     def _say_how_to_continue(self) -> None:
-        if (self.run_dir / "checkpoints" / "last.ckpt").exists():
-            folder, config = (
-                shlex.quote(str(p)) for p in (self.run_dir, self.run_dir / "config.yaml")
-            )
+        if (self.run_dir / CHECKPOINTS / LAST_FILE).exists():
             print(f"\ninterrupted after step {self.trainer.global_step}; to continue:")
-            print(f"  lit-gpt fit --config {config} --run_dir {folder} --ckpt_path last")
+            print(f"  {continue_command(self.run_dir)}")
         else:
             print("\ninterrupted before anything was saved")
 
@@ -286,6 +323,12 @@ class TrainingCLI(LightningCLI):
                 if not writer.num_rows:
                     raise InputError("there is nothing to predict; name it as predict_sources")
                 print(f"written to {writer.path}, {writer.num_rows:,} rows")
+
+
+def _go_on_with_metrics(trainer: Trainer) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSV):
+            logger.go_on_after(trainer.global_step)
 
 
 def _comes_from_lightning(error: BaseException) -> bool:

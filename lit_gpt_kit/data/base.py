@@ -13,6 +13,8 @@ from filelock import FileLock
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_gpt_kit.data.cache import hash_content
+from lit_gpt_kit.data.global_batch import GlobalBatch
 from lit_gpt_kit.data.order import Numbers
 from lit_gpt_kit.data.row_loader import Collate, RowTrainLoader
 from lit_gpt_kit.data.sources import Source, resolve_sources
@@ -21,6 +23,9 @@ from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.ranks import data_share
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 from lit_gpt_kit.tokenization.training import TokenizerConfig, train_tokenizer
+
+MOST_ROWS_NAMED = 32
+"""A message names so many rows of a step."""
 
 
 class DataModule(LightningDataModule):
@@ -36,10 +41,14 @@ class DataModule(LightningDataModule):
         block_size: longest row in tokens; by default the model's.
         seed: decides the order of training; by default that of seed_everything.
         cache_dir: where tokens, tokenizers and downloads are kept.
+        global_batch: what a step reads over all devices; the Trainer then accumulates as many
+            micro-batches as that takes. By default what the Trainer accumulates.
     """
 
     tokenizer: Tokenizer
     seed: int
+    row_kind = "rows"
+    """What `rows_of_step` gives the numbers of."""
 
     def __init__(
         self,
@@ -49,6 +58,7 @@ class DataModule(LightningDataModule):
         block_size: int | None,
         seed: int | None,
         cache_dir: str,
+        global_batch: GlobalBatch | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("block_size", block_size)):
@@ -60,6 +70,8 @@ class DataModule(LightningDataModule):
         self.cache_dir = Path(cache_dir).expanduser()
         self._block_size = block_size
         self._seed = seed
+        self.global_batch = global_batch
+        self._accumulated = 1
 
     # ---- what subclasses change ----
 
@@ -70,6 +82,16 @@ class DataModule(LightningDataModule):
     def read_texts(self, sources: Sequence[Source]) -> Iterator[str]:
         """The texts that a tokenizer is trained on."""
         raise NotImplementedError(f"{type(self).__name__} does not define read_texts")
+
+    def rows_of_step(self, step: int) -> list[int]:
+        """The numbers of the rows that training reads in a step, on all ranks.
+
+        Rows are counted over all files, from 0.
+
+        Args:
+            step: its number, counted from 0.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define rows_of_step")
 
     @property
     def reading(self) -> list[Any]:
@@ -103,6 +125,28 @@ class DataModule(LightningDataModule):
                     train_tokenizer(choice, self.read_texts(sources)).save(path)
         return Tokenizer.from_file(path, end_token)
 
+    def training_content(self) -> tuple[str, list[Any]]:
+        """How much there is to train on, for people, and what it is: arrays, texts and numbers.
+
+        A hook for subclasses. Where a data module does not say it, a run goes on with any data.
+        """
+        return "", []
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint remembers of its data, primitives all; see `check_data`."""
+        size, content = self.training_content()
+        return {
+            "sources": list(self.sources),
+            "size": size,
+            "sha256": hash_content(content) if content else None,
+            "order": {
+                "seed": self.seed,
+                "block_size": self.block_size,
+                "rows_per_step": self.batch_size * self.batches_per_step * self._rank()[1],
+            },
+        }
+
     # ---- what the Trainer knows ----
 
     @property
@@ -127,7 +171,35 @@ class DataModule(LightningDataModule):
     @property
     def batches_per_step(self) -> int:
         """Micro-batches of an optimiser step."""
-        return self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+        if self.trainer is not None:
+            return self.trainer.accumulate_grad_batches
+        return self._count_micro_batches() if self.global_batch is not None else 1
+
+    @property
+    def _micro_batch(self) -> dict[str, int]:
+        """The factors of a micro-batch, in what the global batch is counted in."""
+        return {"batch_size": self.batch_size}
+
+    def _count_micro_batches(self) -> int:
+        assert self.global_batch is not None
+        return self.global_batch.num_micro_batches(self._micro_batch, self._rank()[1])
+
+    def _keep_global_batch(self, stage: str | None) -> None:
+        """Have the Trainer accumulate what the global batch takes; for the start of `setup`.
+
+        Raises:
+            InputError: that is no whole number, or the Trainer accumulates something else.
+        """
+        if self.global_batch is None or self.trainer is None or stage != "fit":
+            return
+        given = self.trainer.accumulate_grad_batches
+        if given not in (1, self._accumulated):
+            raise InputError(
+                f"{self.global_batch.key}={self.global_batch.size} and "
+                f"trainer.accumulate_grad_batches={given} are both given; leave the latter out, "
+                "it follows from the former"
+            )
+        self._accumulated = self.trainer.accumulate_grad_batches = self._count_micro_batches()
 
     @property
     def _module(self) -> Any:
@@ -166,6 +238,14 @@ class DataModule(LightningDataModule):
         rows = self.batch_size * self.batches_per_step * num_ranks
         epochs = num_steps * rows / num_rows
         return f"of {rows:,} {kind}" + (f" ({epochs:.1f} epochs)" if epochs < inf else "")
+
+    def describe_rows_of_step(self, step: int) -> str:
+        """`rows_of_step` for people."""
+        numbers = self.rows_of_step(step)
+        shown = ", ".join(map(str, numbers[:MOST_ROWS_NAMED]))
+        num_more = len(numbers) - MOST_ROWS_NAMED
+        more = f" and {num_more:,} more" if num_more > 0 else ""
+        return f"{self.row_kind} {shown}{more} of {', '.join(self.sources)}"
 
     def _choose_seed(self) -> int:
         # torch remembers what seed_everything gave it; ranks that were not seeded must agree.

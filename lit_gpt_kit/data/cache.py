@@ -1,11 +1,13 @@
 """Folders of files that are made once, whole or not at all, by whichever process comes first."""
 
+import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 from filelock import FileLock
 
 from lit_gpt_kit.files import says_when_full
@@ -42,6 +44,15 @@ def flush_to_disk(file: BinaryIO) -> None:
     # Without it a power cut after the rename could leave a folder of empty files.
     file.flush()
     os.fsync(file.fileno())
+
+
+def hash_content(parts: Iterable[Any]) -> str:
+    """The SHA-256 of arrays, texts and numbers."""
+    digest = hashlib.sha256()
+    for part in parts:
+        is_array = isinstance(part, np.ndarray)
+        digest.update(np.ascontiguousarray(part).data if is_array else repr(part).encode())
+    return digest.hexdigest()
 
 
 def _build(folder: Path, write: Callable[[Path], None]) -> None:

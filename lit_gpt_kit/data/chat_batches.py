@@ -39,6 +39,11 @@ class ChatRows:
         is_target = self.store.is_target.row(number)[1 : length + 1]
         return ids[:-1], np.where(is_target, ids[1:], IGNORE_INDEX)
 
+    def file_rows(self, rows: Numbers) -> list[int]:
+        """Which rows of the files they are."""
+        numbers: list[int] = self.numbers[rows].tolist()
+        return numbers
+
     def collate(self, rows: Numbers) -> dict[str, Tensor]:
         """A batch of these conversations, padded at their ends to the longest.
 
@@ -70,6 +75,11 @@ class PackedRows:
     def lengths(self) -> Numbers:
         """(bins,) tokens in each."""
         return np.array([int(self.rows.lengths[bin_].sum()) for bin_ in self.bins], dtype=np.int64)
+
+    def file_rows(self, bins: Numbers) -> list[int]:
+        """Which rows of the files they hold."""
+        rows = [row for number in bins.tolist() for row in self.bins[number]]
+        return self.rows.file_rows(np.array(rows, dtype=np.int64))
 
     def collate(self, bins: Numbers) -> dict[str, Tensor]:
         """A batch of packed rows, with `document_ids` that keep conversations apart."""

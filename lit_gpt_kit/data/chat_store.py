@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_gpt_kit.data.cache import build_once, flush_to_disk
+from lit_gpt_kit.data.cache import build_once, flush_to_disk, hash_content
 from lit_gpt_kit.data.conversations import Conversation
 from lit_gpt_kit.data.token_rows import TokenRows
 from lit_gpt_kit.errors import InputError
@@ -16,11 +16,12 @@ from lit_gpt_kit.tokenization.answer_spans import LossOn
 from lit_gpt_kit.tokenization.chat_training import TrainingChat, encode_training_chats
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Part of every cache key; raise it when the files' meaning changes."""
 CONVERSATIONS_AT_ONCE = 1024
 """Encoded in parallel; so many are in memory as text."""
 FILES = ("ids", "is_target", "ends")
+HASH_FILE = "sha256"
 LEFT_OUT = TrainingChat([], [])
 Placed = tuple[Conversation | None, str]
 """A conversation, or none where a row is left out, and the place where the row stands."""
@@ -33,6 +34,7 @@ class ChatStore:
         tokens: a row for each conversation, up to the end of its last answer; an empty one where it
             is left out.
         is_target: for each token, whether the model is to write it.
+        sha256: of all of it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,6 +45,7 @@ class ChatStore:
             raise ValueError(f"the files of {folder} do not belong together")
         self.tokens = TokenRows(ids, np.asarray(ends))
         self.is_target = TokenRows(is_target, self.tokens.ends)
+        self.sha256 = (folder / HASH_FILE).read_text()
 
 
 def open_or_build(
@@ -93,6 +96,9 @@ def open_or_build(
                 np.lib.format.write_array_header_1_0(file, header)
                 file.write(array.data)
                 flush_to_disk(file)
+        with (unfinished / HASH_FILE).open("wb") as file:
+            file.write(hash_content(arrays).encode())
+            flush_to_disk(file)
 
     build_once(folder, _is_whole, write)
     return ChatStore(folder)

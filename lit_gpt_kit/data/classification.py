@@ -8,6 +8,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_gpt_kit.data.base import DataModule
+from lit_gpt_kit.data.global_batch import GlobalBatch
 from lit_gpt_kit.data.labelled_texts import Examples, LabelledText
 from lit_gpt_kit.data.labels import LabelMap, read_labels, sort_names, split_by_label
 from lit_gpt_kit.data.row_loader import RowEvalLoader, RowTrainLoader
@@ -52,6 +53,8 @@ class ClassificationDataModule(DataModule):
         block_size: longest row in tokens, longer ones are cut at their end; by default the model's.
         seed: decides the order of training; by default that of seed_everything.
         cache_dir: where tokenizers and downloads are kept.
+        global_batch_size: rows of an optimiser step over all devices. As many micro-batches are
+            accumulated as that takes, so that batch_size can be what fits the memory.
     """
 
     def __init__(
@@ -72,8 +75,11 @@ class ClassificationDataModule(DataModule):
         block_size: int | None = None,
         seed: int | None = None,
         cache_dir: str = "~/.cache/lit_gpt_kit",
+        global_batch_size: int | None = None,
     ) -> None:
-        super().__init__(sources, tokenizer, batch_size, block_size, seed, cache_dir)
+        size = global_batch_size
+        global_batch = None if size is None else GlobalBatch("global_batch_size", size, "rows")
+        super().__init__(sources, tokenizer, batch_size, block_size, seed, cache_dir, global_batch)
         if not 0.0 <= val_fraction < 1.0:
             raise InputError(f"val_fraction={val_fraction} must be at least 0 and below 1")
         self.val_sources = val_sources
@@ -106,6 +112,7 @@ class ClassificationDataModule(DataModule):
         Raises:
             InputError: a column is missing, a text is empty, or there is one label only.
         """
+        self._keep_global_batch(stage)
         self.tokenizer = self.build_tokenizer()
         self.seed = self._choose_seed()
         self.num_cut = 0
@@ -255,6 +262,19 @@ class ClassificationDataModule(DataModule):
             return []
         collate = rows.collator(None if is_prediction else self._label_map())
         return RowEvalLoader(rows.tokens.lengths, collate, self.batch_size, *self._rank())
+
+    def rows_of_step(self, step: int) -> list[int]:
+        """The numbers of the rows that training reads in a step, counted over all files."""
+        rows = self.train_dataloader().rows_of_step(step)
+        numbers: list[int] = self._rows["train"].numbers[rows].tolist()
+        return numbers
+
+    def training_content(self) -> tuple[str, list[Any]]:
+        """The rows of training and their labels."""
+        rows = self._rows["train"]
+        labels = [row.labels for row in rows.texts]
+        content = [rows.tokens.values, rows.tokens.ends, labels, self._label_map().names]
+        return f"{len(labels):,} rows", content
 
     def describe_steps(self, num_steps: float, num_ranks: int) -> str:
         """How much that many steps read, for people."""

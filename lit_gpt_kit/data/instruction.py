@@ -14,6 +14,7 @@ from lit_gpt_kit.data.chat_split import Split, TooLong
 from lit_gpt_kit.data.chat_store import FORMAT_VERSION, ChatStore, Placed, open_or_build
 from lit_gpt_kit.data.conversations import Conversation, read_conversation
 from lit_gpt_kit.data.examples import GenerationExample
+from lit_gpt_kit.data.global_batch import GlobalBatch
 from lit_gpt_kit.data.order import stratified_choice
 from lit_gpt_kit.data.progress import show_progress
 from lit_gpt_kit.data.row_loader import RowEvalLoader, RowTrainLoader
@@ -66,6 +67,8 @@ class InstructionDataModule(DataModule):
         block_size: longest row in tokens; by default the model's.
         seed: decides the order of training; by default that of seed_everything.
         cache_dir: where tokens, tokenizers and downloads are kept.
+        global_batch_size: rows of an optimiser step over all devices. As many micro-batches are
+            accumulated as that takes, so that batch_size can be what fits the memory.
     """
 
     def __init__(
@@ -88,8 +91,11 @@ class InstructionDataModule(DataModule):
         block_size: int | None = None,
         seed: int | None = None,
         cache_dir: str = "~/.cache/lit_gpt_kit",
+        global_batch_size: int | None = None,
     ) -> None:
-        super().__init__(sources, tokenizer, batch_size, block_size, seed, cache_dir)
+        size = global_batch_size
+        global_batch = None if size is None else GlobalBatch("global_batch_size", size, "rows")
+        super().__init__(sources, tokenizer, batch_size, block_size, seed, cache_dir, global_batch)
         if not 0.0 <= val_fraction < 1.0:
             raise InputError(f"val_fraction={val_fraction} must be at least 0 and below 1")
         if shape is not None and template is not None:
@@ -124,6 +130,7 @@ class InstructionDataModule(DataModule):
         Raises:
             InputError: no row is left to train on.
         """
+        self._keep_global_batch(stage)
         self.tokenizer = self.build_tokenizer()
         self.seed = self._choose_seed()
         store = self._open_store(self.sources)
@@ -239,6 +246,12 @@ class InstructionDataModule(DataModule):
         order = {"predict": ("predict", "test", "val"), "test": ("test", "val")}.get(name, (name,))
         return next((self.splits[found] for found in order if found in self.splits), None)
 
+    def training_content(self) -> tuple[str, list[Any]]:
+        """The conversations of training, and what is learned of them."""
+        rows = self.splits["train"].rows
+        content = [rows.store.sha256, rows.numbers, rows.lengths, self.pack]
+        return f"{len(rows.numbers):,} conversations", content
+
     # ---- for people and callbacks ----
 
     def generation_examples(self, split: str) -> list[GenerationExample]:
@@ -276,6 +289,10 @@ class InstructionDataModule(DataModule):
             f"{len(train.rows.numbers):,} conversations to train on, {num_val:,} to validate on, "
             f"from {', '.join(self.sources)}{f' ({losses})' if losses else ''}"
         )
+
+    def rows_of_step(self, step: int) -> list[int]:
+        """The numbers of the rows that training reads in a step, counted over all files."""
+        return self.train_rows().file_rows(self.train_dataloader().rows_of_step(step))
 
     def describe_steps(self, num_steps: float, num_ranks: int) -> str:
         """How much that many steps read, for people."""

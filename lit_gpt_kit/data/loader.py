@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lit_gpt_kit.data.order import row_starts, rows_per_epoch
+from lit_gpt_kit.data.batch_warmup import BatchWarmup
+from lit_gpt_kit.data.order import Numbers, row_starts, rows_per_epoch
 from lit_gpt_kit.data.packing import Batch, TokenStream, pack_rows
 
 
@@ -14,8 +15,9 @@ class TrainLoader:
     """Endless training batches; batch n is a pure function of the seed and n.
 
     Lightning takes any iterable with a length for a loader. Its length, the number of batches that
-    Lightning calls an epoch, is a whole number of optimiser steps. An iterator starts where
-    training stands, which is why it has no state to save.
+    Lightning calls an epoch, is a whole number of optimiser steps; an epoch of growing batches
+    reads less than all rows once. An iterator starts where training stands, which is why it has no
+    state to save.
 
     Args:
         stream: the training tokens.
@@ -26,6 +28,7 @@ class TrainLoader:
         rank, num_ranks: this rank's share of each global batch.
         batches_per_step: micro-batches of an optimiser step.
         first_batch: asked at the start of each iteration for the number of the next batch.
+        batch_warmup: how batches grow to `batch_size`; from the first on they are whole by default.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class TrainLoader:
         num_ranks: int = 1,
         batches_per_step: int = 1,
         first_batch: Callable[[], int] = lambda: 0,
+        batch_warmup: BatchWarmup | None = None,
     ) -> None:
         self.stream = stream
         self.block_size = block_size
@@ -48,6 +52,8 @@ class TrainLoader:
         self.rank, self.num_ranks = rank, num_ranks
         self.batches_per_step = batches_per_step
         self.first_batch = first_batch
+        self.batch_warmup = batch_warmup or BatchWarmup(start=batch_size, steps=1)
+        self.batch_warmup.check(batch_size)  # which may be another than the data module began with
 
     def __len__(self) -> int:
         rows_per_step = self.batch_size * self.num_ranks * self.batches_per_step
@@ -62,10 +68,22 @@ class TrainLoader:
 
     def batch(self, number: int) -> Batch:
         """The rows of micro-batch `number` that fall to this rank."""
-        first_sample = (number * self.num_ranks + self.rank) * self.batch_size
-        samples = np.arange(first_sample, first_sample + self.batch_size)
+        step, micro_batch = divmod(number, self.batches_per_step)
+        parts = self.samples_of_step(step).reshape(self.batches_per_step, self.num_ranks, -1)
+        samples = parts[micro_batch, self.rank]
         starts = row_starts(samples, self.stream.num_tokens, self.block_size, self.seed)
         return pack_rows(self.stream, starts, self.block_size, self.isolate_documents)
+
+    def samples_of_step(self, step: int) -> Numbers:
+        """The numbers of the samples of a step, over its micro-batches and all ranks."""
+        num_parts = self.batches_per_step * self.num_ranks
+        first = num_parts * self.batch_warmup.rows_before(step, self.batch_size)
+        return np.arange(first, first + num_parts * self.batch_warmup.rows(step, self.batch_size))
+
+    def rows_of_step(self, step: int) -> Numbers:
+        """Where in the stream the rows of a step begin, over its micro-batches and all ranks."""
+        samples = self.samples_of_step(step)
+        return row_starts(samples, self.stream.num_tokens, self.block_size, self.seed)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing; that it is here tells Lightning that a run may stop in mid-epoch."""

@@ -71,13 +71,18 @@ class RowTrainLoader:
     def rows(self, number: int) -> Numbers:
         """Their numbers."""
         step, micro_batch = divmod(number, self.batches_per_step)
+        start = (micro_batch * self.num_ranks + self.rank) * self.batch_size
+        return self.rows_of_step(step)[start : start + self.batch_size]
+
+    def rows_of_step(self, step: int) -> Numbers:
+        """The numbers of the rows of a step, over its micro-batches and all ranks."""
         num_steps = steps_per_epoch(len(self.lengths), self.rows_per_step)
         epoch, step = divmod(step, num_steps)
         if self._epoch is None or self._epoch[0] != epoch:
             order = epoch_order(self.lengths, self.rows_per_step, self.seed, epoch)
             self._epoch = (epoch, order)
-        start = (micro_batch * self.num_ranks + self.rank) * self.batch_size
-        return self._epoch[1][step, start : start + self.batch_size]
+        rows: Numbers = self._epoch[1][step]
+        return rows
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing; that it is here tells Lightning that a run may stop in mid-epoch."""

@@ -5,6 +5,8 @@ from math import inf
 from typing import Any
 
 from lit_gpt_kit.data.base import DataModule, hash_parts
+from lit_gpt_kit.data.batch_warmup import BatchWarmup
+from lit_gpt_kit.data.global_batch import GlobalBatch
 from lit_gpt_kit.data.loader import EvalLoader, TrainLoader
 from lit_gpt_kit.data.packing import TokenStream, split_store
 from lit_gpt_kit.data.progress import show_progress
@@ -38,13 +40,18 @@ class TextDataModule(DataModule):
             or what kind to train on `sources`, validation documents included. By default the
             pretrained model's, or where there is none a BPE that is trained.
         batch_size: rows per device.
+        batch_warmup: early steps read fewer rows.
         block_size: tokens in a row; by default the model's.
         text_field: the field that holds the text, in formats that have fields.
         isolate_documents: no token attends to another document of its row. Slower, and cleaner
             when documents are short.
         seed: decides the order of training; by default that of seed_everything.
         cache_dir: where tokens, tokenizers and downloads are kept.
+        global_batch_tokens: tokens of an optimiser step over all devices. As many micro-batches are
+            accumulated as that takes, so that batch_size can be what fits the memory.
     """
+
+    row_kind = "rows that begin at tokens"
 
     def __init__(
         self,
@@ -60,8 +67,12 @@ class TextDataModule(DataModule):
         isolate_documents: bool = False,
         seed: int | None = None,
         cache_dir: str = "~/.cache/lit_gpt_kit",
+        batch_warmup: BatchWarmup | None = None,
+        global_batch_tokens: int | None = None,
     ) -> None:
-        super().__init__(sources, tokenizer, batch_size, block_size, seed, cache_dir)
+        size = global_batch_tokens
+        global_batch = None if size is None else GlobalBatch("global_batch_tokens", size, "tokens")
+        super().__init__(sources, tokenizer, batch_size, block_size, seed, cache_dir, global_batch)
         if not 0.0 <= val_fraction < 1.0:
             raise InputError(f"val_fraction={val_fraction} must be at least 0 and below 1")
         self.val_sources = val_sources
@@ -70,6 +81,9 @@ class TextDataModule(DataModule):
         self.val_fraction = val_fraction
         self.text_field = text_field
         self.isolate_documents = isolate_documents
+        self.batch_warmup = batch_warmup
+        if batch_warmup is not None:
+            batch_warmup.check(batch_size)
 
     def prepare_data(self) -> None:
         """Train the tokenizer and tokenise every source, unless that was done before."""
@@ -84,6 +98,7 @@ class TextDataModule(DataModule):
         Raises:
             InputError: the corpus is too short for `block_size` or for a validation part.
         """
+        self._keep_global_batch(stage)
         self.tokenizer = self.build_tokenizer()
         store = self._open_store(self.sources, self.tokenizer)
         fraction = self.val_fraction if self.val_sources is None else 0.0
@@ -104,6 +119,10 @@ class TextDataModule(DataModule):
                 "validation; raise it, add text, or set it to 0 to train without validation"
             )
 
+    @property
+    def _micro_batch(self) -> dict[str, int]:
+        return {**super()._micro_batch, "block_size": self.block_size}
+
     def resolve(self, sources: Sequence[str]) -> list[Source]:
         """The files behind `sources`, and the field that holds their text."""
         return resolve_sources(sources, self.text_field, self.cache_dir / "downloads")
@@ -111,6 +130,17 @@ class TextDataModule(DataModule):
     def read_texts(self, sources: Sequence[Source]) -> Iterator[str]:
         """All text, in pieces."""
         return (piece.text for piece in read_pieces(sources))
+
+    def rows_of_step(self, step: int) -> list[int]:
+        """Where, in the tokens to train on, the rows of a step begin."""
+        starts: list[int] = self.train_dataloader().rows_of_step(step).tolist()
+        return starts
+
+    def training_content(self) -> tuple[str, list[Any]]:
+        """The tokens of training."""
+        stream = self.train_stream
+        content = [stream.store.info.sha256, stream.spans, self.isolate_documents]
+        return f"{stream.num_tokens:,} tokens", content
 
     def describe(self) -> str:
         """What there is to train on, for people."""
@@ -122,8 +152,13 @@ class TextDataModule(DataModule):
     def describe_steps(self, num_steps: float, num_ranks: int) -> str:
         """How much that many steps read, for people."""
         tokens = self.batch_size * self.batches_per_step * num_ranks * self.block_size
-        epochs = num_steps * tokens / self.train_stream.num_tokens
-        return f"of {tokens:,} tokens" + (f" ({epochs:.1f} epochs)" if epochs < inf else "")
+        num_whole = num_steps
+        if self.batch_warmup is not None and num_steps < inf:
+            num_whole = self.batch_warmup.rows_before(int(num_steps), self.batch_size)
+            num_whole /= self.batch_size
+        epochs = num_whole * tokens / self.train_stream.num_tokens
+        grown = "" if self.batch_warmup is None else "up to "
+        return f"of {grown}{tokens:,} tokens" + (f" ({epochs:.1f} epochs)" if epochs < inf else "")
 
     def train_dataloader(self) -> TrainLoader:
         """Endless training batches, from where training stands."""
@@ -138,6 +173,7 @@ class TextDataModule(DataModule):
             num_ranks,
             self.batches_per_step,
             first_batch=self._next_batch,
+            batch_warmup=self.batch_warmup,
         )
 
     def val_dataloader(self) -> EvalLoader | list[Any]:

@@ -1,5 +1,6 @@
 """Documents as tokens on disk, memory-mapped: made once, whole or not at all."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from lit_gpt_kit.data.documents import Piece
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Part of every cache key; raise it when the files' meaning changes."""
 BATCH_CHARACTERS = 4 << 20
 """Text encoded at once: enough for all cores, little enough to stay far from the memory's end."""
@@ -22,12 +23,21 @@ BATCH_CHARACTERS = 4 << 20
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What a store holds."""
+    """What a store holds.
+
+    Attributes:
+        num_tokens: ids, end tokens included.
+        num_documents: texts.
+        num_bytes: of text.
+        token_dtype: of the ids.
+        sha256: of the ids and of where documents end.
+    """
 
     num_tokens: int
     num_documents: int
     num_bytes: int
     token_dtype: str
+    sha256: str
 
 
 class TokenStore:
@@ -81,6 +91,7 @@ def _write(
     dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
     end = [] if tokenizer.end_id is None else [tokenizer.end_id]
     num_tokens = num_bytes = num_documents = 0
+    content = hashlib.sha256()
     with (
         (folder / "tokens.bin").open("wb") as tokens,
         (folder / "documents.bin").open("wb") as ends,
@@ -89,19 +100,19 @@ def _write(
             encoded = tokenizer.encode_batch([piece.text for piece in batch])
             borders = []
             for piece, ids in zip(batch, encoded, strict=True):
-                _append(tokens, ids + end if piece.ends_document else ids, dtype)
+                content.update(_append(tokens, ids + end if piece.ends_document else ids, dtype))
                 num_tokens += len(ids)
                 if piece.ends_document:
                     num_tokens += len(end)
                     borders.append(num_tokens)
-            _append(ends, borders, "int64")
+            content.update(_append(ends, borders, "int64"))
             num_documents += len(borders)
             batch_bytes = sum(len(piece.text.encode()) for piece in batch)
             num_bytes += batch_bytes
             on_progress(batch_bytes)
         for file in (tokens, ends):
             flush_to_disk(file)
-    return StoreInfo(num_tokens, num_documents, num_bytes, dtype)
+    return StoreInfo(num_tokens, num_documents, num_bytes, dtype, content.hexdigest())
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterable[list[Piece]]:
@@ -117,8 +128,10 @@ def _batches(pieces: Iterable[Piece]) -> Iterable[list[Piece]]:
         yield batch
 
 
-def _append(file: BinaryIO, numbers: list[int], dtype: str) -> None:
-    file.write(np.array(numbers, dtype=dtype).tobytes())
+def _append(file: BinaryIO, numbers: list[int], dtype: str) -> bytes:
+    written = np.array(numbers, dtype=dtype).tobytes()
+    file.write(written)
+    return written
 
 
 def _is_whole(folder: Path) -> bool:

@@ -106,4 +106,4 @@ class Decoder:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.model.lm_head(hidden)
-        return logits
+        return logits[..., : self.model.config.vocab_size]  # padding is never chosen

@@ -142,7 +142,8 @@ class _Chooser:
         self._uniforms = _draw_uniforms(texts, config).to(model.device)
         self._seen: Tensor | None = None
         if config.repetition_penalty != 1:
-            shape = (len(texts), model.lm_head.out_features)
+            assert model.config.vocab_size is not None
+            shape = (len(texts), model.config.vocab_size)
             self._seen = torch.zeros(shape, dtype=torch.bool, device=model.device)
             for row, text in enumerate(texts):
                 self._seen[row, text] = True
@@ -169,7 +170,8 @@ def _checked_prompt(model: GPT, prompt: Sequence[int]) -> list[int]:
         if end_id is None:
             raise InputError("the prompt is empty; give at least one character to start from")
         return [end_id]  # what a new document begins after
-    vocab_size = model.lm_head.out_features
+    vocab_size = model.config.vocab_size
+    assert vocab_size is not None
     wrong = next((token_id for token_id in ids if not 0 <= token_id < vocab_size), None)
     if wrong is not None:
         raise InputError(f"token {wrong} is not one of the model's {vocab_size} tokens")

@@ -46,13 +46,24 @@ class MetricsCSV(Logger):
         return str(self.path.parent)
 
     @rank_zero_only
+    def go_on_after(self, step: int) -> None:
+        """Take up the rows up to `step`, with which a checkpoint was written; drop all later ones.
+
+        Without this call the first step that is logged decides, whose row is begun anew.
+        """
+        self._rows = self._read_rows_before(step + 1)
+
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add the metrics to the row of the step that has just been finished."""
         number = 0 if step is None else step + 1  # Lightning counts the steps before this one
         if self._rows is None:
             self._rows = self._read_rows_before(number)
         values = {name: f"{value:.7g}" for name, value in metrics.items() if name != "epoch"}
-        is_new_row = number not in self._rows
+        row = self._rows.get(number)
+        if row is not None and values.items() <= row.items():
+            return  # a step that was logged before its checkpoint was written is logged again
+        is_new_row = row is None
         self._rows.setdefault(number, {"step": str(number)}).update(values)
         added = sorted(set(values) - set(self._columns))
         self._columns.extend(added)

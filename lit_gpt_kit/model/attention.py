@@ -6,10 +6,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.dropout import Dropout, drop
+from lit_gpt_kit.model.flex import attend
 from lit_gpt_kit.model.head import softcap
 from lit_gpt_kit.model.kv_cache import KVCache
 from lit_gpt_kit.model.norm import RMSNorm
 from lit_gpt_kit.model.positions import rotate
+from lit_gpt_kit.model.value_embedding import ValueEmbedding
 from lit_gpt_kit.model.view import View
 
 MAX_SCORES = 2**23
@@ -36,6 +39,9 @@ class CausalSelfAttention(nn.Module):
         # One matrix product for all three is faster than three.
         self.qkv = nn.Linear(config.embed_dim, sum(self.splits), bias=config.has_qkv_bias)
         self.out = nn.Linear(q_dim, config.embed_dim, bias=config.has_out_bias)
+        self.value_embedding: ValueEmbedding | None = None
+        if layer in config.value_embedding_layers:
+            self.value_embedding = ValueEmbedding(config.padded_vocab_size, kv_dim)
         self.q_norm: RMSNorm | None = None
         self.k_norm: RMSNorm | None = None
         self.norms_all_heads = config.qk_norm_scope == "all_heads"
@@ -44,7 +50,7 @@ class CausalSelfAttention(nn.Module):
             self.q_norm, self.k_norm = (
                 RMSNorm(dim, config.norm_eps, config.use_norm_offset) for dim in dims
             )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,
@@ -61,6 +67,9 @@ class CausalSelfAttention(nn.Module):
         """
         batch, seq, _ = x.shape
         q, k, v = self.qkv(x).split(self.splits, dim=-1)
+        if self.value_embedding is not None:
+            assert view.token_ids is not None, "a layer with value embeddings looks tokens up"
+            v = v + self.value_embedding(view.token_ids).type_as(v)
         if self.norms_all_heads:
             q, k = self._normalize(q, k)
         q = q.view(batch, seq, self.num_heads, self.head_dim).transpose(1, 2)
@@ -82,15 +91,18 @@ class CausalSelfAttention(nn.Module):
         return self.q_norm(q), self.k_norm(k)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, view: View) -> Tensor:
+        if view.blocks is not None:
+            return attend(q, k, v, view.blocks, self.scale)
         is_causal = view.is_causal and view.mask is None
-        if self.softcap is not None or _is_quicker_spelled_out(q, k):
+        drops = self.dropout_p if self.training else 0.0
+        if self.softcap is not None or _is_quicker_spelled_out(q, k, drops):
             return self._mix_spelled_out(q, k, v, view.mask, is_causal)
         return F.scaled_dot_product_attention(
             q,
             k,
             v,
             attn_mask=view.mask,
-            dropout_p=self.dropout_p if self.training else 0.0,
+            dropout_p=drops,
             is_causal=is_causal,
             scale=self.scale,
             enable_gqa=self.num_kv_heads != self.num_heads,
@@ -118,13 +130,15 @@ class CausalSelfAttention(nn.Module):
         if mask is not None:
             # Added, not filled in: the backward pass then has nothing to do.
             scores = scores + scores.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)
-        weights = F.dropout(scores.softmax(dim=-1).type_as(q), self.dropout_p, self.training)
+        weights = drop(scores.softmax(dim=-1).type_as(q), self.dropout_p, self.training)
         mixed = weights.view(batch, heads, sharing * seq, num_keys) @ v
         return mixed.view(batch, self.num_heads, seq, dim)
 
 
-def _is_quicker_spelled_out(q: Tensor, k: Tensor) -> bool:
-    """Training in bfloat16 on a CPU, whose kernel takes long for the backward pass."""
-    if not (q.requires_grad and q.dtype == torch.bfloat16 and q.device.type == "cpu"):
+def _is_quicker_spelled_out(q: Tensor, k: Tensor, dropout_p: float) -> bool:
+    """Training on a CPU, whose kernel drops nothing, and takes long for bfloat16's backward."""
+    if not (q.requires_grad and q.device.type == "cpu"):
         return False
-    return q.shape[:-1].numel() * k.shape[2] <= MAX_SCORES
+    if dropout_p:
+        return True
+    return q.dtype == torch.bfloat16 and q.shape[:-1].numel() * k.shape[2] <= MAX_SCORES

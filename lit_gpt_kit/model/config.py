@@ -1,12 +1,15 @@
 """GPTConfig: every number and closed choice that fixes the network."""
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from lit_gpt_kit.errors import InputError, did_you_mean
+from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.model.config_checks import (
+    check_choice,
+    check_count,
+    check_positive,
+    check_shapes,
+)
 
 PositionKind = Literal["sinusoidal", "learned", "rotary", "none"]
 NormKind = Literal["layernorm", "rmsnorm"]
@@ -56,16 +59,16 @@ class RopeScaling:
         Raises:
             InputError: naming the value.
         """
-        _check_choice("rope_scaling.kind", self.kind, get_args(RopeScalingKind))
+        check_choice("rope_scaling.kind", self.kind, get_args(RopeScalingKind))
         for name in ("short_factors", "long_factors"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
             for number, factor in enumerate(getattr(self, name)):
-                _check_positive(f"rope_scaling.{name}[{number}]", factor)
+                check_positive(f"rope_scaling.{name}[{number}]", factor)
         for name in ("factor", "original_block_size", "low_frequency_factor",
                      "high_frequency_factor", "beta_fast", "beta_slow"):  # fmt: skip
-            _check_positive(f"rope_scaling.{name}", getattr(self, name))
+            check_positive(f"rope_scaling.{name}", getattr(self, name))
         if self.attention_factor is not None:
-            _check_positive("rope_scaling.attention_factor", self.attention_factor)
+            check_positive("rope_scaling.attention_factor", self.attention_factor)
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,12 @@ class GPTConfig:
     """Base of the rotary frequencies."""
     use_token_shift: bool = False
     """Each token's embedding also holds a learned share of the one before it."""
+    value_embedding_layers: tuple[int, ...] = ()
+    """The layers, counted from 0, whose values also hold a learned row for each token."""
+    pad_vocab_to_multiple_of: int = 1
+    """Embedding and head have rows for no token, so that their number is a multiple of this, such
+    as 64, which matrix kernels like. They count in the softmax of training, which soon learns that
+    they never follow; generation never chooses them."""
     end_token_id: int | None = None
     """The token that ends a document; generation stops there. Left out, it is the tokenizer's."""
 
@@ -174,85 +183,36 @@ class GPTConfig:
             InputError: naming the field, its value and the rule.
         """
         # From YAML and checkpoints come lists and mappings.
-        for name in ("stop_token_ids", "attention_pattern", "dense_layers"):
+        for name in ("stop_token_ids", "attention_pattern", "dense_layers",
+                     "value_embedding_layers"):  # fmt: skip
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if isinstance(self.rope_scaling, dict):
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         for name in ("vocab_size", "block_size", "num_layers", "num_heads", "num_kv_heads",
                      "head_dim", "embed_dim", "mlp_dim", "sliding_window", "num_experts",
-                     "num_active_experts", "expert_dim"):  # fmt: skip
-            self._check_count(name, getattr(self, name))
+                     "num_active_experts", "expert_dim",
+                     "pad_vocab_to_multiple_of"):  # fmt: skip
+            if not self._is_left_out(name):
+                check_count(name, getattr(self, name))
         for name in ("norm_eps", "rope_theta", "attention_scale", "attention_softcap",
                      "logit_softcap", "window_rope_theta"):  # fmt: skip
-            if not (getattr(self, name) is None and _is_optional(name)):
-                _check_positive(name, getattr(self, name))
+            if not self._is_left_out(name):
+                check_positive(name, getattr(self, name))
         choices = (("position", PositionKind), ("norm", NormKind), ("mlp", MLPKind),
                    ("init", InitKind), ("norm_placement", NormPlacement),
                    ("qk_norm_scope", QKNormScope))  # fmt: skip
         for name, kinds in choices:
-            _check_choice(name, getattr(self, name), get_args(kinds))
+            check_choice(name, getattr(self, name), get_args(kinds))
         for kind in self.attention_pattern:
-            _check_choice("attention_pattern", kind, get_args(AttentionKind))
-        if "window" in self.attention_pattern and self.sliding_window is None:
-            raise InputError("attention_pattern has window layers; give sliding_window, their size")
-        if not self.attention_pattern:
-            raise InputError("attention_pattern is empty; name at least one kind of attention")
-        if self.num_experts is not None:
-            self._check_experts(self.num_experts)
-        if self.head_dim is None and self.embed_dim % self.num_heads:
-            raise InputError(
-                f"embed_dim={self.embed_dim} is not divisible by num_heads={self.num_heads}; "
-                "change one of them or give head_dim"
-            )
-        if self.num_heads % self.kv_heads:
-            raise InputError(
-                f"num_heads={self.num_heads} is not divisible by num_kv_heads={self.kv_heads}; "
-                "each key head serves the same number of query heads"
-            )
-        if not 0 < self.rotary_fraction <= 1:
-            raise InputError(
-                f"rotary_fraction={self.rotary_fraction} must be above 0 and at most 1"
-            )
-        if self.position == "rotary" and (self.rotary_width < 2 or self.rotary_width % 2):
-            part = self.rotary_fraction
-            share = f" x rotary_fraction={part}" if part < 1 else ""
-            raise InputError(
-                f"head_dim={self.head_width}{share} is odd; rotary positions turn pairs of "
-                "numbers, so it must be even"
-            )
-        scaling = self.rope_scaling
-        if self.position == "rotary" and scaling is not None and scaling.kind == "longrope":
-            for name in ("short_factors", "long_factors"):
-                if len(getattr(scaling, name)) != self.rotary_width // 2:
-                    raise InputError(
-                        f"rope_scaling.{name} are {len(getattr(scaling, name))} numbers; longrope "
-                        f"needs one for each of the {self.rotary_width // 2} frequencies"
-                    )
-        if self.position == "sinusoidal" and self.embed_dim % 2:
-            raise InputError(
-                f"embed_dim={self.embed_dim} is odd; sinusoidal positions come in pairs of sine "
-                "and cosine, so it must be even"
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"dropout={self.dropout} must be at least 0 and below 1")
-
-    def _check_count(self, name: str, value: Any) -> None:
-        if value is None and _is_optional(name):
-            return
-        if not isinstance(value, Integral) or isinstance(value, bool):
-            raise InputError(f"{name}={value!r} must be a whole number")
-        if value < 1:
-            raise InputError(f"{name}={value} must be at least 1")
-
-    def _check_experts(self, num_experts: int) -> None:
-        if self.num_active_experts > num_experts:
-            raise InputError(
-                f"num_active_experts={self.num_active_experts} is more than "
-                f"num_experts={num_experts}; lower it"
-            )
-        if self.mlp not in GATED_MLPS:
+            check_choice("attention_pattern", kind, get_args(AttentionKind))
+        if self.num_experts is not None and self.mlp not in GATED_MLPS:
             gated = ", ".join(sorted(GATED_MLPS))
             raise InputError(f"mlp='{self.mlp}' has no gate; experts need one of {gated}")
+        check_shapes(self)
+
+    def _is_left_out(self, name: str) -> bool:
+        """Something else decides this field, which is None by default."""
+        return getattr(self, name) is None and getattr(GPTConfig, name) is None
 
     def attention_kind(self, layer: int) -> AttentionKind:
         """What layer number `layer` sees."""
@@ -261,6 +221,18 @@ class GPTConfig:
     def has_experts(self, layer: int) -> bool:
         """The MLP of layer number `layer` is a mixture of experts."""
         return self.num_experts is not None and layer not in self.dense_layers
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Number of rows of the embedding and the head.
+
+        Raises:
+            InputError: `vocab_size` is not given.
+        """
+        if self.vocab_size is None:
+            raise InputError("vocab_size is not given; without it a GPT has no size")
+        multiple = self.pad_vocab_to_multiple_of
+        return -(-self.vocab_size // multiple) * multiple
 
     @property
     def kv_heads(self) -> int:
@@ -308,19 +280,3 @@ class GPTConfig:
         if self.mlp in GATED_MLPS:
             return -(-8 * self.embed_dim // 3 // 64) * 64
         return 4 * self.embed_dim
-
-
-def _is_optional(name: str) -> bool:
-    """A field of GPTConfig may be left out, because something else decides it then."""
-    return getattr(GPTConfig, name) is None
-
-
-def _check_positive(name: str, value: Any) -> None:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not 0 < float(value) < math.inf:
-        raise InputError(f"{name}={value!r} must be a number above 0")
-
-
-def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise InputError(f"{name}='{value}' is no {name}{did_you_mean(str(value), choices)}")

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.dropout import Dropout
 from lit_gpt_kit.model.mlp import ACTIVATIONS
 
 
@@ -28,7 +29,7 @@ class MixtureOfExperts(nn.Module):
         self.gate = nn.Parameter(torch.empty(experts, hidden, embed))
         self.up = nn.Parameter(torch.empty(experts, hidden, embed))
         self.down = nn.Parameter(torch.empty(experts, embed, hidden))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "batch seq embed"]) -> Float[Tensor, "batch seq embed"]:
         """Transform each position on its own."""

@@ -6,7 +6,7 @@ Each Block adds what attention gathered from earlier tokens, then what the MLP m
 residual stream of width `embed_dim` (pre-norm, as GPT-2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,13 +17,16 @@ from torch import Tensor, nn
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.attention import CausalSelfAttention
 from lit_gpt_kit.model.config import AttentionKind, GPTConfig
+from lit_gpt_kit.model.dropout import Dropout
 from lit_gpt_kit.model.experts import MixtureOfExperts
+from lit_gpt_kit.model.flex import has_flex
 from lit_gpt_kit.model.head import Head
 from lit_gpt_kit.model.kv_cache import KVCache
 from lit_gpt_kit.model.mlp import MLP
 from lit_gpt_kit.model.norm import build_norm
 from lit_gpt_kit.model.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 from lit_gpt_kit.model.token_shift import TokenShift
+from lit_gpt_kit.model.value_embedding import ValueEmbedding
 from lit_gpt_kit.model.view import View, view_row
 
 
@@ -59,6 +62,15 @@ class Block(nn.Module):
         return out
 
 
+BlockRunner = Callable[[nn.Module, Tensor, View, KVCache | None], Tensor]
+
+
+def run_once(block: nn.Module, x: Tensor, view: View, cache: KVCache | None) -> Tensor:
+    """The plain way to run a block."""
+    out: Tensor = block(x, view, cache)
+    return out
+
+
 class GPT(nn.Module):
     """The network of `config`, with fresh weights.
 
@@ -74,10 +86,10 @@ class GPT(nn.Module):
         super().__init__()
         if config.vocab_size is None:
             raise InputError("vocab_size is not given; a GPT needs GPTConfig(vocab_size=...)")
-        self.config = config
+        self.config, num_rows = config, config.padded_vocab_size
         # Drawing numbers for the meta device makes torch import its compiler, a second's work.
-        undrawn = None if initialize else torch.empty(config.vocab_size, config.embed_dim)
-        self.token_embedding = nn.Embedding(config.vocab_size, config.embed_dim, _weight=undrawn)
+        undrawn = None if initialize else torch.empty(num_rows, config.embed_dim)
+        self.token_embedding = nn.Embedding(num_rows, config.embed_dim, _weight=undrawn)
         self.position_embedding: LearnedPositions | SinusoidalPositions | None = None
         self.rotary: RotaryPositions | None = None
         self.window_rotary: RotaryPositions | None = None
@@ -90,10 +102,11 @@ class GPT(nn.Module):
             if config.window_rope_theta is not None:
                 self.window_rotary = RotaryPositions(config, config.window_rope_theta)
         self.token_shift = TokenShift(config.embed_dim) if config.use_token_shift else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = build_norm(config)
-        self.lm_head = Head(config.embed_dim, config.vocab_size, config.logit_softcap)
+        self.lm_head = Head(config.embed_dim, num_rows, config.logit_softcap)
+        self.run_block: BlockRunner = run_once  # execution.py knows other ways
         self.tie_weights()
         if initialize:
             self.init_weights()
@@ -117,6 +130,8 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=std)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
+            elif isinstance(module, ValueEmbedding):
+                nn.init.normal_(module.weight, std=std)
             elif isinstance(module, MixtureOfExperts):
                 nn.init.normal_(module.gate, std=std)
                 nn.init.normal_(module.up, std=std)
@@ -189,6 +204,8 @@ class GPT(nn.Module):
             kind: self._view(kind, positions, num_positions, document_ids, cache, counts)
             for kind in dict.fromkeys(self.config.attention_pattern)
         }
+        if self.config.value_embedding_layers:
+            views = {kind: replace(view, token_ids=input_ids) for kind, view in views.items()}
 
         x = self.token_embedding(input_ids)
         if self.config.scale_embeddings:
@@ -200,7 +217,7 @@ class GPT(nn.Module):
             x = x + self.position_embedding(positions)
         x = self.dropout(x)
         for layer, block in enumerate(self.blocks):
-            x = block(x, views[self.config.attention_kind(layer)], cache)
+            x = self.run_block(block, x, views[self.config.attention_kind(layer)], cache)
         if cache is not None:
             cache.lengths = [old + new for old, new in zip(cache.lengths, counts, strict=True)]
         hidden: Tensor = self.norm(x)
@@ -234,12 +251,19 @@ class GPT(nn.Module):
     ) -> View:
         window = self.config.sliding_window if kind == "window" else None
         if cache is None:
-            view = view_row(positions.shape[-1], window, document_ids, positions.device)
+            use_flex = self._can_use_flex(positions.device)
+            view = view_row(positions.shape[-1], window, document_ids, positions.device, use_flex)
         else:
             view = cache.view(kind, positions, counts)
         is_other = kind == "window" and self.window_rotary is not None
         rotary = self.window_rotary if is_other else self.rotary
         return view if rotary is None else replace(view, rotary=rotary(positions, num_positions))
+
+    def _can_use_flex(self, device: torch.device) -> bool:
+        """FlexAttention drops no weights, and its scores are not capped here."""
+        drops = self.training and self.config.dropout > 0
+        is_plain = self.config.attention_softcap is None and not drops
+        return is_plain and has_flex(device) and not torch.compiler.is_exporting()
 
     def forward(
         self,

@@ -17,6 +17,7 @@ from torch.nn.modules.linear import Linear  # nn.Linear may be another class: li
 
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.attention import CausalSelfAttention
+from lit_gpt_kit.model.dropout import Dropout
 from lit_gpt_kit.model.experts import MixtureOfExperts
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.head import Head, softcap
@@ -101,7 +102,7 @@ class LoRALinear(nn.Module):
                 for name in self.targets
             }
         )
-        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.dropout = Dropout(config.dropout) if config.dropout else nn.Identity()
         self.magnitude = nn.ParameterDict()
         self.base_dtype: torch.dtype | None = None
         self.reset_parameters()

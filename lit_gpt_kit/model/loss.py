@@ -8,19 +8,22 @@ from torch.utils.checkpoint import checkpoint
 
 IGNORE_INDEX = -100
 """The target of a position on which no loss falls (PyTorch's own default)."""
+MAX_LOGITS = 2**25
+"""Most logits held at once: with their gradients, half a gigabyte. Fewer saves nothing beside the
+gradient of a large head itself."""
 
 
 def next_token_loss(
     hidden: Float[Tensor, "batch seq embed"],
     lm_head: nn.Module,
     targets: Int[Tensor, "batch seq"],
-    max_logits: int = 2**26,
+    max_logits: int = MAX_LOGITS,
 ) -> Float[Tensor, ""]:
     """Summed negative log-likelihood in nats: -sum log softmax(lm_head(hidden))[target].
 
     A sum, not a mean: what a step's loss is divided by is the business of whoever knows the whole
     step. The logits are made for a slice of the tokens at a time and made again in the backward
-    pass, so that no more than `max_logits` of them (256 MiB in float32) ever exist; below that
+    pass, so that no more than `max_logits` of them (128 MiB in float32) ever exist; below that
     size nothing is sliced and nothing is done twice.
 
     Args:

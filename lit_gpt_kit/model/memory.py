@@ -16,7 +16,6 @@ from lit_gpt_kit.model.size import (
     layer_matrices,
     projection_widths,
     unlike_layers,
-    vocab_size_of,
 )
 
 Use = Literal["run", "lora", "full"]
@@ -34,7 +33,7 @@ PRECISIONS: dict[Use, tuple[Precision, ...]] = {
 WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "bf16-mixed": 4, "int8": 2}
 COMPUTE_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "bf16-mixed": 2, "int8": 2}
 FLOAT, BFLOAT16 = 4, 2
-MAX_LOGITS = 2**26
+MAX_LOGITS = 2**25
 """Most logits that the loss holds at once (loss.py)."""
 PREFILL_CHUNK = 2048
 """Most tokens of a prompt that generation reads at once (generation/decoder.py)."""
@@ -116,7 +115,7 @@ def memory_to_run(
     # Nothing is kept for a backward pass: of all layers, only the one at work counts.
     working = width * max(_working_values(config, layer) for layer in layers)
     scores = _score_bytes(config, context_tokens, width)
-    activations = batch_size * (num_new * (working + scores) + width * vocab_size_of(config))
+    activations = batch_size * (num_new * (working + scores) + width * config.padded_vocab_size)
     if precision == "int8":  # a matrix is unpacked for a product of many rows
         activations += width * max(m.num_in * m.num_out for m in all_matrices(config))
     slots = 0
@@ -168,7 +167,7 @@ def memory_to_train(
     if config.use_token_shift:  # the embeddings before each
         activations += config.embed_dim * WEIGHT_BYTES[precision]
     activations *= num_tokens
-    logits = min(num_tokens * vocab_size_of(config), max(MAX_LOGITS, vocab_size_of(config)))
+    logits = min(num_tokens * config.padded_vocab_size, max(MAX_LOGITS, config.padded_vocab_size))
     # In float32, and once more as their logarithms; beside them as the head made them.
     activations += logits * (2 * FLOAT + (width if width < FLOAT else 0))
     return Memory(
@@ -186,7 +185,7 @@ def _weight_bytes(config: GPTConfig, precision: Precision) -> int:
     matrices = list(all_matrices(config))
     if precision == "int8":
         if not config.tie_embeddings:
-            matrices.append(Matrix(1, config.embed_dim, vocab_size_of(config)))
+            matrices.append(Matrix(1, config.embed_dim, config.padded_vocab_size))
         # A byte of two, and for each row the size of its steps.
         total += sum(m.number * m.num_out * (BFLOAT16 - m.num_in) for m in matrices)
     if precision == "bf16-mixed":
@@ -205,6 +204,8 @@ def _working_values(config: GPTConfig, layer: int) -> int:
     attention = embed + 3 * queries + 2 * keys
     if config.position == "rotary":
         attention += queries + keys
+    if layer in config.value_embedding_layers:
+        attention += 2 * keys
     # The stream before and after attention, normed, and inside the MLP one number beside another.
     mlp = 3 * embed
     if config.has_experts(layer):
@@ -246,6 +247,8 @@ def _kept_bytes(config: GPTConfig, layer: int, precision: Precision, seq_len: in
         kept += width * (queries + keys)
     if config.use_qk_norm:
         kept += (2 * FLOAT if width < FLOAT else FLOAT) * (queries + keys)
+    if layer in config.value_embedding_layers:  # rows, of which a share is learned
+        kept += WEIGHT_BYTES[precision] * keys
     kept += FLOAT * config.num_heads  # the sum of each softmax
     kept += _score_bytes(config, seq_len, width)
     values = 4 if config.mlp in GATED_MLPS else 2

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lit_gpt_kit.model.config import GATED_MLPS, GPTConfig
+from lit_gpt_kit.model.dropout import Dropout
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ class MLP(nn.Module):
         )
         self.up = nn.Linear(config.embed_dim, config.mlp_width, bias=config.has_mlp_bias)
         self.down = nn.Linear(config.mlp_width, config.embed_dim, bias=config.has_mlp_bias)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "batch seq embed"]) -> Float[Tensor, "batch seq embed"]:
         """Transform each position on its own."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.config import GATED_MLPS, GPTConfig
 
 
@@ -38,23 +37,13 @@ def count_active_parameters(config: GPTConfig) -> int:
     return _count(config, config.num_active_experts)
 
 
-def vocab_size_of(config: GPTConfig) -> int:
-    """The number of tokens, which a size needs.
-
-    Raises:
-        InputError: it is not given.
-    """
-    if config.vocab_size is None:
-        raise InputError("vocab_size is not given; without it a GPT has no size")
-    return config.vocab_size
-
-
 @cache
 def unlike_layers(config: GPTConfig) -> dict[int, int]:
     """One layer of each kind that there is, and how many are like it."""
-    kinds: dict[tuple[str, bool], list[int]] = {}
+    kinds: dict[tuple[str, bool, bool], list[int]] = {}
     for layer in range(config.num_layers):
-        kind = (config.attention_kind(layer), config.has_experts(layer))
+        has_table = layer in config.value_embedding_layers
+        kind = (config.attention_kind(layer), config.has_experts(layer), has_table)
         kinds.setdefault(kind, []).append(layer)
     return {layers[0]: len(layers) for layers in kinds.values()}
 
@@ -86,16 +75,17 @@ def layer_matrices(config: GPTConfig, num_experts: int | None) -> Iterator[Matri
 def all_matrices(config: GPTConfig) -> Iterator[Matrix]:
     """Those of the layers and the head."""
     yield from layer_matrices(config, config.num_experts)
-    yield Matrix(1, config.embed_dim, vocab_size_of(config))
+    yield Matrix(1, config.embed_dim, config.padded_vocab_size)
 
 
 def _count(config: GPTConfig, num_experts: int | None) -> int:
     embed, (queries, keys) = config.embed_dim, projection_widths(config)
-    embeddings = vocab_size_of(config) * (1 if config.tie_embeddings else 2)
+    embeddings = config.padded_vocab_size * (1 if config.tie_embeddings else 2)
     if config.position == "learned":
         embeddings += config.block_size
     if config.use_token_shift:
         embeddings += 1  # a share for each number
+    num_tables = len(set(config.value_embedding_layers))
     norm = embed * (2 if config.norm == "layernorm" and config.use_bias else 1)
     norms_of_layer = norm * (4 if config.norm_placement == "both" else 2)
     if config.use_qk_norm:
@@ -109,6 +99,7 @@ def _count(config: GPTConfig, num_experts: int | None) -> int:
             m.number * (m.num_in * m.num_out + (m.num_out if m.has_bias else 0))
             for m in layer_matrices(config, num_experts)
         )
+        + num_tables * (config.padded_vocab_size * keys + 1)
         + num_routers * embed * (config.num_experts or 0)
         + config.num_layers * norms_of_layer
         + norm

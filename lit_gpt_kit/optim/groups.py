@@ -11,10 +11,10 @@ from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.patterns import matches, short_names
 
 LAYER = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
-EMBEDDING = re.compile(r"(?:^|\.)(token|position)_embedding\.")
+EMBEDDING = re.compile(r"(?:^|\.)(token|position|value)_embedding\.")
 PARTS = ("hidden", "embeddings", "head", "vectors")
-"""What a parameter is: a matrix within the blocks, one that tokens or positions are looked up in,
-another matrix, or a gain or bias."""
+"""What a parameter is: a matrix within the blocks, one that something is looked up in, wherever it
+is, another matrix, or a gain or bias."""
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -92,9 +92,9 @@ def decay_groups(
 def _part(name: str, parameter: nn.Parameter) -> str:
     if parameter.ndim < 2:
         return "vectors"
-    if LAYER.search(name):
-        return "hidden"
-    return "embeddings" if EMBEDDING.search(name) else "head"
+    if EMBEDDING.search(name):
+        return "embeddings"
+    return "hidden" if LAYER.search(name) else "head"
 
 
 def scale_rates(optimizer: Optimizer) -> None:

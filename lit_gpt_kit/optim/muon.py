@@ -93,13 +93,18 @@ class MuonAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        # Set by whoever knows only on the device whether the step is to be taken; 1 is not.
+        passed_over: Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if parameters:
-                (self._step_muon if group["is_muon"] else self._step_adamw)(group, parameters)
+                step = self._step_muon if group["is_muon"] else self._step_adamw
+                step(group, parameters, passed_over)
         return loss
 
-    def _step_muon(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def _step_muon(
+        self, group: dict[str, Any], parameters: list[Tensor], passed_over: Tensor | None
+    ) -> None:
         lr, momentum = group["lr"], group["momentum"]
         by_shape: dict[torch.Size, list[Tensor]] = {}
         for parameter in parameters:
@@ -109,6 +114,12 @@ class MuonAdamW(Optimizer):
         for shape, alike in by_shape.items():
             gradients = _gradients(alike)
             buffers = [self.state[parameter]["momentum_buffer"] for parameter in alike]
+            if passed_over is not None:
+                # Momentum that meets itself stays as it is.
+                for gradient, buffer in zip(
+                    map(_local, gradients), map(_local, buffers), strict=True
+                ):
+                    gradient.copy_(torch.where(passed_over > 0, buffer, gradient))
             torch._foreach_lerp_(buffers, gradients, 1 - momentum)
             ahead = torch._foreach_lerp(gradients, buffers, momentum)
             # Matrices that are spread over devices (DTensor) come together for this alone.
@@ -116,14 +127,20 @@ class MuonAdamW(Optimizer):
             matrices = whole.flatten(0, -3)  # a parameter may be a stack of them, as of experts
             ortho = orthogonalize(matrices, group["num_iterations"]).to(whole.dtype)
             updates = ortho.view_as(whole).unbind()
+            kept: float | Tensor = 1 - lr * group["weight_decay"]
+            if passed_over is not None:
+                updates = torch._foreach_mul(updates, 1 - passed_over)
+                kept = torch.where(passed_over > 0, 1.0, kept)
             if group["weight_decay"]:
-                torch._foreach_mul_(alike, 1 - lr * group["weight_decay"])
+                torch._foreach_mul_([_local(parameter) for parameter in alike], kept)
             steps = [_like(update, p) for update, p in zip(updates, alike, strict=True)]
             # A tall matrix has as many singular values as columns, and more rows to spread over.
             scale = math.sqrt(max(1.0, shape[-2] / shape[-1]))
             torch._foreach_add_(alike, steps, alpha=-lr * scale)
 
-    def _step_adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def _step_adamw(
+        self, group: dict[str, Any], parameters: list[Tensor], passed_over: Tensor | None
+    ) -> None:
         for parameter in parameters:
             state = self.state[parameter]
             if "step" not in state:
@@ -146,6 +163,7 @@ class MuonAdamW(Optimizer):
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=False,
+            found_inf=passed_over,
         )
 
 
@@ -193,6 +211,11 @@ def _gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 def _whole(matrix: Tensor) -> Tensor:
     return matrix.full_tensor() if isinstance(matrix, DTensor) else matrix
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """What of a tensor lies on this device."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _like(update: Tensor, parameter: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from lit_gpt_kit.checkpoints.native import Description
 from lit_gpt_kit.checkpoints.on_demand import open_model
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.execution import ExecutionConfig, apply_execution, check_compiler
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.lora import LoRAConfig
 from lit_gpt_kit.optim.groups import decay_groups, freeze, keep_configured_values, scale_rates
@@ -56,6 +57,9 @@ class Task(SelfContained):
         lora: train adapters of this kind instead of the weights.
         freeze: patterns of names of weights that stay as they are, such as `model.blocks.[0-3].*`.
         layer_lr_decay: the learning rate of each layer is that of the layer above times this.
+        max_bad_steps: stop after so many steps in a row whose loss or gradient is not finite; 0 is
+            never.
+        execution: how the network is run in training: compiled, activations made twice.
     """
 
     monitor = "val/loss"
@@ -64,18 +68,22 @@ class Task(SelfContained):
     def __init__(
         self,
         gpt: GPTConfig = GPTConfig(),  # noqa: B008
-        optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=3e-4),
+        optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=3e-4, fused=True),
         lr_schedule: ScheduleFactory | None = None,
         pretrained: str | None = None,
         lora: LoRAConfig | None = None,
         freeze: Sequence[str] = (),
         layer_lr_decay: float = 1.0,
+        max_bad_steps: int = 10,
+        execution: ExecutionConfig = ExecutionConfig(),  # noqa: B008
     ) -> None:
         super().__init__()
         if lora is not None and pretrained is None:
             raise InputError("lora adapts a model that is there; set pretrained, the model")
         if not 0.0 < layer_lr_decay <= 1.0:
             raise InputError(f"layer_lr_decay={layer_lr_decay} must be above 0 and at most 1")
+        if max_bad_steps < 0:
+            raise InputError(f"max_bad_steps={max_bad_steps} must be at least 0")
         # A checkpoint keeps the configuration as primitives.
         self.gpt = gpt if isinstance(gpt, GPTConfig) else GPTConfig(**gpt)
         self.optimizer = optimizer
@@ -84,6 +92,8 @@ class Task(SelfContained):
         self.adapters = None if lora is None else AdapterTraining(lora, str(pretrained))
         self.freeze_patterns = tuple(freeze)
         self.layer_lr_decay = layer_lr_decay
+        self.max_bad_steps = max_bad_steps
+        self.execution = execution
         self.model: GPT | None = None
         self.tokenizer: Tokenizer | None = None
         self._pretrained_model: GPT | None = None
@@ -209,6 +219,13 @@ class Task(SelfContained):
         self.complete_model()
         if self.freeze_patterns:
             freeze(self, self.freeze_patterns)
+        if self._is_fitting():
+            if self.execution.compile:
+                check_compiler(self.trainer.strategy.root_device)
+            apply_execution(self.model, self.execution)
+
+    def _is_fitting(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == "fit"
 
     def _take_tokenizer(self, datamodule: Any) -> None:
         """The data's tokenizer: the model's own, perhaps with another chat template."""

@@ -12,6 +12,7 @@ from torch.nn.modules.linear import Linear  # nn.Linear may be another class: li
 
 from lit_gpt_kit.errors import InputError, did_you_mean
 from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.execution import ExecutionConfig
 from lit_gpt_kit.model.lora import LoRAConfig
 from lit_gpt_kit.model.loss import IGNORE_INDEX
 from lit_gpt_kit.tasks.base import OptimizerFactory, ScheduleFactory, Task
@@ -43,12 +44,15 @@ class SequenceClassification(Task):
             that it has this one.
         label_names: the labels in the order of their numbers; by default the data's.
         is_multi_label: a row may have several labels; by default as the data says.
+        max_bad_steps: stop after so many steps in a row whose loss or gradient is not finite; 0 is
+            never.
+        execution: how the network is run in training: compiled, activations made twice.
     """
 
     def __init__(
         self,
         gpt: GPTConfig = GPTConfig(),  # noqa: B008
-        optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=5e-5),
+        optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=5e-5, fused=True),
         lr_schedule: ScheduleFactory | None = None,
         pretrained: str | None = None,
         lora: LoRAConfig | None = None,
@@ -57,8 +61,20 @@ class SequenceClassification(Task):
         class_weights: Literal["balanced"] | dict[str, float] | None = None,
         label_names: Sequence[str] | None = None,
         is_multi_label: bool = False,
+        max_bad_steps: int = 10,
+        execution: ExecutionConfig = ExecutionConfig(),  # noqa: B008
     ) -> None:
-        super().__init__(gpt, optimizer, lr_schedule, pretrained, lora, freeze, layer_lr_decay)
+        super().__init__(
+            gpt,
+            optimizer,
+            lr_schedule,
+            pretrained,
+            lora,
+            freeze,
+            layer_lr_decay,
+            max_bad_steps,
+            execution,
+        )
         # A label that is a number may be written as one in YAML.
         self.class_weights = (
             {str(name): weight for name, weight in class_weights.items()}
@@ -110,9 +126,6 @@ class SequenceClassification(Task):
         nn.init.normal_(self.head.weight, std=self.gpt.init_std)
         if isinstance(self.class_weights, Mapping):
             self._weigh(self.class_weights)
-
-    def _is_fitting(self) -> bool:
-        return self._trainer is not None and self._trainer.state.fn == "fit"
 
     def _weigh(self, weights: Mapping[str, float]) -> None:
         names = self.label_names or ()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +11,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.ranks import data_share
-from lit_gpt_kit.steps import step_is_logged
+from lit_gpt_kit.steps import step_is_done, step_is_logged
+from lit_gpt_kit.tasks.bad_steps import BadSteps
+
+BEFORE_BAD_STEPS = Path("checkpoints", "before-bad-steps.ckpt")
+"""Where the weights are kept that a run had when it stopped for bad steps, in the run folder."""
 
 
 class ExactStep(LightningModule):
@@ -22,15 +28,27 @@ class ExactStep(LightningModule):
     micro-batches and all ranks, so that neither accumulation nor the number of devices nor uneven
     masking changes it. Every random number of a step (dropout) follows from the seed and the step,
     so that a run continued from a checkpoint is the run that never stopped.
+
+    A step whose loss or gradient is not finite changes neither weights nor optimiser. It counts all
+    the same: which rows make a step follows from its number.
+
+    Attributes:
+        max_bad_steps: after so many steps in a row that are not finite training stops; 0 is never.
+        step_loss: the loss of the last step, a scalar on the device; None before the first.
+        step_gradient_norm: the norm of its gradient before clipping, likewise.
     """
+
+    max_bad_steps = 10
 
     def __init__(self) -> None:
         super().__init__()
+        self.bad_steps = BadSteps()
+        self.step_loss: Tensor | None = None
+        self.step_gradient_norm: Tensor | None = None
         self.num_tokens_seen = 0
         self._step_nll: Tensor | None = None
         self._step_targets: Tensor | None = None
         self._step_tokens = self._last_step_tokens = 0
-        self._step_loss: Tensor | None = None
         self._clock = 0.0
         self._seed = 0
 
@@ -108,7 +126,7 @@ class ExactStep(LightningModule):
         # Nothing to learn from (labels that weigh nothing) is a gradient of zero, not 0 / 0.
         num_targets = num_targets.where(num_targets > 0, 1.0)
         self._scale_gradients(optimizer, expected / num_targets)
-        self._step_loss = nll / num_targets
+        self.step_loss = nll / num_targets
         self._last_step_tokens = self._step_tokens * data_share(self.trainer)[1]
         self.num_tokens_seen += self._last_step_tokens
         self._step_tokens = 0
@@ -124,20 +142,50 @@ class ExactStep(LightningModule):
         Lightning's own clipping refuses a fused optimiser under every mixed precision; bf16 needs
         no unscaling, so there is nothing to refuse.
         """
-        is_logged = step_is_logged(self.trainer, self.trainer.global_step + 1)
+        step = self.trainer.global_step + 1
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         needs_scaler = self.trainer.precision == "16-mixed"
-        norm = None
         by_norm = gradient_clip_algorithm in (None, "norm")
-        if is_logged or (gradient_clip_val and by_norm):
-            norm = _whole(torch.nn.utils.get_total_norm(gradients))
+        norm = self.step_gradient_norm = _whole(torch.nn.utils.get_total_norm(gradients))
         if gradient_clip_val and (needs_scaler or not by_norm):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val and norm is not None:
+        elif gradient_clip_val:
             torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
-        if is_logged and norm is not None:
-            self._log_step(float(optimizer.param_groups[0]["lr"]), norm)
+        if not needs_scaler:  # which passes over steps itself, while it looks for its scale
+            self.bad_steps.check(optimizer, step, self.step_loss, self.step_gradient_norm)
+        if step_is_logged(self.trainer, step):
+            self._log_step(float(optimizer.param_groups[0]["lr"]))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop after too many bad steps in a row.
+
+        Raises:
+            InputError: there were too many; names the rows of the last one, and where the weights
+                are saved that none of them has changed.
+        """
+        too_many = 0 < self.max_bad_steps <= self.bad_steps.num_in_a_row
+        if too_many and step_is_done(self.trainer, batch_idx):
+            # Ranks that named the run folder after the time may have named two.
+            folder = self.trainer.strategy.broadcast(Path(self.trainer.default_root_dir))
+            path = folder / BEFORE_BAD_STEPS
+            self.trainer.save_checkpoint(path)
+            raise InputError(self._describe_bad_steps(path))
+
+    def on_train_end(self) -> None:
+        """Say so if the last step was a bad one."""
+        self.bad_steps.read()
+
+    def _describe_bad_steps(self, path: Path) -> str:
+        last, count = self.bad_steps.last, self.bad_steps.num_in_a_row
+        assert last is not None
+        describe: Any = getattr(self.trainer.datamodule, "describe_rows_of_step", None)  # type: ignore[attr-defined]
+        rows = "" if describe is None else f", {describe(last.number - 1)}"
+        return (
+            f"{count} steps in a row were not finite (step {last.number}: {last.complaint}{rows}); "
+            f"{path} holds the weights from before them: lower the learning rate, clip "
+            "(trainer.gradient_clip_val), or mend the rows"
+        )
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Tell our schedules how far the run has come; one that is over ends it."""
@@ -158,11 +206,13 @@ class ExactStep(LightningModule):
             seconds = float(mean)
         return seconds
 
-    def _log_step(self, lr: float, norm: Tensor) -> None:
+    def _log_step(self, lr: float) -> None:
         self.log("train/lr", lr)
-        self.log("train/grad_norm", norm)
-        if self._step_loss is not None:
-            self.log("train/loss", self._step_loss, prog_bar=True)
+        assert self.step_gradient_norm is not None
+        self.log("train/grad_norm", self.step_gradient_norm)
+        if self.step_loss is not None:
+            # Lightning reads what it shows at every batch, so it must not lie on a GPU.
+            self.log("train/loss", self.step_loss.cpu(), prog_bar=True)
             self.log("train/tokens", float(self.num_tokens_seen))
 
     def _scale_gradients(self, optimizer: Optimizer, factor: Tensor) -> None:

@@ -1,7 +1,7 @@
 """LanguageModeling: next-token training, for pretraining and fine-tuning alike."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +12,12 @@ from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.generation.generate import complete
 from lit_gpt_kit.generation.sampling import SamplingConfig
 from lit_gpt_kit.model.config import GPTConfig
+from lit_gpt_kit.model.execution import ExecutionConfig
 from lit_gpt_kit.model.lora import LoRAConfig
 from lit_gpt_kit.model.loss import IGNORE_INDEX, next_token_loss
 from lit_gpt_kit.tasks.base import OptimizerFactory, ScheduleFactory, Task
 from lit_gpt_kit.tasks.next_token_metrics import NextTokenMetrics
+from lit_gpt_kit.tasks.window_warmup import WindowWarmup
 from lit_gpt_kit.tokenization.chat_template import (
     Message,
     chat_end_ids,
@@ -51,21 +53,39 @@ class LanguageModeling(Task):
         freeze: patterns of names of weights that stay as they are, such as `model.blocks.[0-3].*`.
         layer_lr_decay: the learning rate of each layer is that of the layer above times this.
         predict_top_k: how many likeliest next tokens `predict` returns.
+        window_warmup: early steps of training cut their rows into shorter ones.
+        max_bad_steps: stop after so many steps in a row whose loss or gradient is not finite; 0 is
+            never.
+        execution: how the network is run in training: compiled, activations made twice.
     """
 
     def __init__(
         self,
         gpt: GPTConfig = GPTConfig(),  # noqa: B008
-        optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=3e-4),
+        optimizer: OptimizerFactory = lambda params: torch.optim.AdamW(params, lr=3e-4, fused=True),
         lr_schedule: ScheduleFactory | None = None,
         pretrained: str | None = None,
         lora: LoRAConfig | None = None,
         freeze: Sequence[str] = (),
         layer_lr_decay: float = 1.0,
         predict_top_k: int = 5,
+        window_warmup: WindowWarmup | None = None,
+        max_bad_steps: int = 10,
+        execution: ExecutionConfig = ExecutionConfig(),  # noqa: B008
     ) -> None:
-        super().__init__(gpt, optimizer, lr_schedule, pretrained, lora, freeze, layer_lr_decay)
+        super().__init__(
+            gpt,
+            optimizer,
+            lr_schedule,
+            pretrained,
+            lora,
+            freeze,
+            layer_lr_decay,
+            max_bad_steps,
+            execution,
+        )
         self.predict_top_k = predict_top_k
+        self.window_warmup = window_warmup
         self.val_metrics = NextTokenMetrics()
         self.test_metrics = NextTokenMetrics()
 
@@ -73,6 +93,13 @@ class LanguageModeling(Task):
         """Logits (batch, seq, vocab) of the token that follows each position."""
         logits: Tensor = self.network(input_ids, document_ids)
         return logits
+
+    def configure_model(self) -> None:
+        """Build the network, once it is clear that rows may be cut as configured."""
+        super().configure_model()
+        if self.window_warmup is not None:
+            data = getattr(self._trainer, "datamodule", None)
+            self.window_warmup.window(0, getattr(data, "block_size", self.gpt.block_size))
 
     @property
     def expected_targets(self) -> int:
@@ -93,6 +120,12 @@ class LanguageModeling(Task):
                 targets.flatten()[None, positions],
             )
         return next_token_loss(hidden, self.network.lm_head, targets), num_targets
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The micro-batch's share of the step's loss."""
+        if self.window_warmup is not None:
+            batch = self.window_warmup.cut(batch, self.trainer.global_step)
+        return super().training_step(batch, batch_idx)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add the batch to the validation metrics."""
@@ -192,8 +225,11 @@ class LanguageModeling(Task):
             )
         was_training = self.training
         self.eval()
+        # Each length of the text so far would be compiled anew.
+        is_compiled = self.execution.compile
+        stance = torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), stance:
                 yield
         finally:
             self.train(was_training)

@@ -1,6 +1,10 @@
 """Whether a configuration, a tokenizer, a pretrained model and a checkpoint go together."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_gpt_kit.checkpoints.native import Description
 from lit_gpt_kit.errors import InputError
@@ -67,4 +71,39 @@ def check_checkpoint(config: GPTConfig, tokenizer: Tokenizer | None, saved: Desc
         raise InputError(
             "the checkpoint was trained with another tokenizer than the data's; use the same "
             "sources and tokenizer settings, or give that tokenizer's file"
+        )
+
+
+def check_data(data: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Check that a run goes on with the data of its checkpoint; warn where their order is another.
+
+    Args:
+        data: `DataModule.identity` of the run.
+        saved: that of the checkpoint.
+
+    Raises:
+        InputError: the data are others; says what differs.
+    """
+    if data["sha256"] != saved["sha256"] and None not in (data["sha256"], saved["sha256"]):
+        different = [
+            f"{name}={data[name]} (checkpoint: {saved[name]})"
+            for name in ("sources", "size")
+            if data[name] != saved[name]
+        ]
+        raise InputError(
+            "the checkpoint was trained on other data: "
+            f"{', '.join(different) or 'the content of the sources has changed'}; give the data "
+            "that it was trained on, or start a new run from its weights: leave --ckpt_path out "
+            "and set model.init_args.pretrained to the checkpoint"
+        )
+    ours, theirs = data["order"], saved["order"]
+    different = [
+        f"{name}={ours[name]} (checkpoint: {theirs[name]})"
+        for name in ours.keys() & theirs.keys()
+        if ours[name] != theirs[name]
+    ]
+    if different:
+        rank_zero_warn(
+            f"rows come in another order than before the checkpoint: {', '.join(sorted(different))}"
+            "; in this epoch some are read twice and others not at all"
         )

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Self
 
+from lightning.pytorch.trainer.states import TrainerFn
+
 from lit_gpt_kit.checkpoints.native import (
     NETWORK_PREFIX,
     describe_into,
@@ -15,7 +17,7 @@ from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.tasks.adapters import AdapterTraining, adapter_names
 from lit_gpt_kit.tasks.exact_step import ExactStep
-from lit_gpt_kit.tasks.matching import check_checkpoint
+from lit_gpt_kit.tasks.matching import check_checkpoint, check_data
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 
@@ -60,6 +62,7 @@ class SelfContained(ExactStep):
         kept = only_primitives(checkpoint.get("hyper_parameters", {}))
         checkpoint["hyper_parameters"] = {**kept, **self.saved_settings()}
         checkpoint["lit_gpt_kit"]["num_tokens_seen"] = self.num_tokens_seen
+        checkpoint["lit_gpt_kit"]["data"] = self._data_identity()
         if self.adapters is not None:
             saved, weights = self._saved_names(), checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: weights[name] for name in weights if name in saved}
@@ -76,12 +79,23 @@ class SelfContained(ExactStep):
         if self.tokenizer is None:
             self.tokenizer = saved.tokenizer
         check_checkpoint(self.gpt, self.tokenizer, saved)
+        data, saved_data = self._data_identity(), checkpoint["lit_gpt_kit"].get("data")
+        if data is not None and saved_data is not None:
+            check_data(data, saved_data)
         if self.adapters is not None:
             self.adapters.check(saved.adapter)
         elif saved.adapter is not None:
             raise InputError(
                 "the checkpoint holds adapters alone; give model.init_args.lora as it was trained"
             )
+
+    def _data_identity(self) -> dict[str, Any] | None:
+        """What the data that is trained on says of itself."""
+        if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
+            return None
+        data = getattr(self._trainer, "datamodule", None)
+        found: dict[str, Any] | None = getattr(data, "identity", None)
+        return found
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

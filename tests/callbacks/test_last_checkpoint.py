@@ -1,18 +1,22 @@
 """LastCheckpoint: when last.ckpt is written, and what a run that goes on from it does."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from lit_gpt_kit import TextDataModule, TokenizerConfig
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
+from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
+from tests.run_dir import read_metrics
 from tests.tiny import make_task, make_trainer
 
 VALIDATED = {"val_check_interval": 2, "check_val_every_n_epoch": None}
+BEST: dict[str, Any] = {"save_on_train_epoch_end": False, "save_top_k": 1}
 
 
 class RecordSaves(Callback):
@@ -40,15 +44,9 @@ class StopInValidation(Callback):
 
     def __init__(self, step: int, checkpoint: LastCheckpoint) -> None:
         self.step, self.checkpoint = step, checkpoint
-        self.loops_before: dict[str, Any] = {}
-        self.loops_within: dict[str, Any] = {}
-
-    def on_validation_start(self, trainer: Trainer, *args: Any) -> None:
-        self.loops_before = copy.deepcopy(trainer.fit_loop.state_dict())
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         if trainer.global_step == self.step and args[3] == 1:
-            self.loops_within = copy.deepcopy(trainer.fit_loop.state_dict())
             self.checkpoint.save(trainer)
             raise KeyboardInterrupt
 
@@ -129,9 +127,9 @@ def test_a_validations_score_is_saved_though_the_step_is(
     tmp_path: Path, data: TextDataModule
 ) -> None:
     expected = [
-        (2, "training"),
         (2, "validation"),
-        (4, "training"),
+        (2, "validation"),
+        (4, "validation"),
         (4, "validation"),
         (5, "training"),
     ]
@@ -156,29 +154,100 @@ def test_a_trial_run_saves_nothing(tmp_path: Path, data: TextDataModule) -> None
 def run_validated(
     folder: Path, data: TextDataModule, **options: Any
 ) -> tuple[Trainer, dict[int, float]]:
-    """A run of seven steps and its validation losses."""
+    """A run of nine steps and its validation losses."""
     record = RecordValidations()
-    trainer = fit(folder, data, 7, LastCheckpoint(folder), record, **VALIDATED, **options)
+    trainer = fit(folder, data, 9, LastCheckpoint(folder), record, **options)
     return trainer, record.losses
 
 
-def test_saved_in_mid_validation_it_restores_to_before_it(
-    tmp_path: Path, data: TextDataModule
+@pytest.mark.parametrize("stop", [2, 6])
+@pytest.mark.parametrize(
+    "options",
+    [VALIDATED, {"accumulate_grad_batches": 2, "val_check_interval": 1.0}],
+    ids=["in an epoch", "at its end"],
+)
+def test_a_validation_that_was_stopped_is_repeated(
+    stop: int, options: dict[str, Any], tmp_path: Path, data: TextDataModule
 ) -> None:
-    through, validations = run_validated(tmp_path / "through", data)
+    options = {"limit_train_batches": 4, **options}
+    through, validations = run_validated(tmp_path / "through", data, **options)
     checkpoint = LastCheckpoint(tmp_path / "stopped")
-    stop = StopInValidation(4, checkpoint)
     with pytest.raises(SystemExit):
-        fit(tmp_path / "stopped", data, 7, checkpoint, stop, **VALIDATED)
-    loops = torch.load(checkpoint.path, weights_only=True)["loops"]["fit_loop"]
-    assert loops == stop.loops_before
-    assert loops != stop.loops_within
+        fit(tmp_path, data, 9, checkpoint, StopInValidation(stop, checkpoint), **options)
 
+    record = RecordValidations()
+    again = LastCheckpoint(tmp_path / "again", every_n_steps=1)
     torch.manual_seed(12345)  # whatever the new process's random numbers are
-    continued, later = run_validated(tmp_path / "continued", data, ckpt_path=checkpoint.path)
-    assert continued.global_step == 7
-    assert set(later) >= {6}
-    assert later.items() <= validations.items()
+    fit(tmp_path, data, stop + 1, again, record, ckpt_path=checkpoint.path, **options)
+    # What was saved after the repeated validation goes on as if there had been no stop.
+    continued, later = run_validated(tmp_path / "end", data, ckpt_path=again.path, **options)
+    assert record.losses.keys() == {stop}
+    assert record.losses | later == {s: v for s, v in validations.items() if s >= stop}
     expected = through.lightning_module.state_dict()
     for name, value in continued.lightning_module.state_dict().items():
         assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize("every_n_steps", [1, 2])
+def test_a_validation_that_is_complete_is_not_repeated(
+    every_n_steps: int, tmp_path: Path, data: TextDataModule
+) -> None:
+    best = ModelCheckpoint(
+        tmp_path, "best", monitor="val/loss", enable_version_counter=False, **BEST
+    )
+    fit(tmp_path, data, 4, best, LastCheckpoint(tmp_path, every_n_steps), **VALIDATED)
+    for name in ("best", "last"):
+        path = tmp_path / f"{name}.ckpt"
+        assert torch.load(path, weights_only=True)["global_step"] == 4
+        record = RecordValidations()
+        fit(tmp_path / name, data, 6, record, ckpt_path=path, **VALIDATED)
+        assert record.losses.keys() == {6}
+
+
+def test_a_step_is_in_metrics_csv_before_it_is_in_a_checkpoint(
+    tmp_path: Path, data: TextDataModule
+) -> None:
+    """Killed in between, a run that goes on would not log it again."""
+    rows: dict[int, dict[str, float]] = {}
+
+    class ReadWhatIsLogged(Callback):
+        def on_save_checkpoint(self, trainer: Trainer, *args: Any) -> None:
+            rows[trainer.global_step] = read_metrics(tmp_path)[-1]
+
+    callbacks = [ReadWhatIsLogged(), LastCheckpoint(tmp_path, every_n_steps=1)]
+    fit(tmp_path, data, 5, *callbacks, logger=MetricsCSV(tmp_path), **VALIDATED)
+    assert {step: row["step"] for step, row in rows.items()} == {n: n for n in range(1, 6)}
+    assert all(row["train/loss"] > 0 for row in rows.values())
+    assert {step for step, row in rows.items() if row.get("val/loss", 0) > 0} == {2, 4}
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5, 13])
+def test_a_run_goes_on_with_another_accumulation(
+    stop: int, tmp_path: Path, data: TextDataModule
+) -> None:
+    """An epoch has 9 steps of 8 rows; a validation follows every fourth."""
+
+    def go(folder: str, max_steps: int, batch_size: int, **options: Any) -> dict[str, Tensor]:
+        data.batch_size = batch_size
+        batches = 8 // batch_size
+        trainer = fit(
+            tmp_path / folder,
+            data,
+            max_steps,
+            LastCheckpoint(tmp_path / folder),
+            accumulate_grad_batches=batches,
+            val_check_interval=4 * batches,
+            check_val_every_n_epoch=None,
+            **options,
+        )
+        assert trainer.global_step == max_steps
+        return trainer.lightning_module.state_dict()
+
+    expected = go("through", 15, 8)
+    path = tmp_path / "parts" / "last.ckpt"
+    go("parts", stop, 8)
+    go("parts", stop + 1, 2, ckpt_path=path)
+    actual = go("parts", 15, 4, ckpt_path=path)
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-4)

@@ -1,5 +1,6 @@
 """Our checkpoints hold all that is needed, run nothing, and are whole or refused."""
 
+import os
 import pickle
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,15 +14,19 @@ from lit_gpt_kit import GPT, GPTConfig, LanguageModeling
 from lit_gpt_kit.checkpoints.native import (
     FORMAT_VERSION,
     KEY,
+    DamagedCheckpointError,
     describe_into,
     read_checkpoint,
     read_description,
 )
+from lit_gpt_kit.checkpoints.seal import save_sealed
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 PRIMITIVES = (torch.Tensor, str, int, float, bool, type(None))
-CUT_SHORT = "is not a whole checkpoint, perhaps cut short; use another one"
+CUT_SHORT = (
+    "is not a whole checkpoint, it was cut short or altered; there is no whole one beside it"
+)
 
 
 class WritesFile:
@@ -176,6 +181,42 @@ def test_a_task_is_loaded_without_running_code(run: Any, tmp_path: Path) -> None
     with pytest.raises(pickle.UnpicklingError, match="GLOBAL"):
         LanguageModeling.load_from_checkpoint(path)
     assert not proof.exists()
+
+
+def test_the_newest_whole_one_beside_a_damaged_one_is_named(run: Any, tmp_path: Path) -> None:
+    content = torch.load(run.checkpoint, weights_only=True)
+    paths = [tmp_path / name for name in ("sealed.ckpt", "plain.ckpt", "cut.ckpt", "last.ckpt")]
+    sealed, plain, cut, last = paths
+    save_sealed(content, sealed)
+    torch.save(content, plain)
+    for path in (cut, last):
+        path.write_bytes(run.checkpoint.read_bytes()[:-1000])
+    (tmp_path / "notes.txt").write_text("newer, but no checkpoint")
+    for newest, named in ((paths, plain), ((plain, sealed, cut, last), sealed)):
+        for age, path in enumerate(newest):
+            os.utime(path, (age, age))
+        with pytest.raises(DamagedCheckpointError) as caught:
+            read_checkpoint(last)
+        assert caught.value.other == named
+        assert str(caught.value) == (
+            f"{last} is not a whole checkpoint, it was cut short or altered; "
+            f"the newest whole one beside it is {named}"
+        )
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_one_bit_of_a_sealed_file_is_noticed(run: Any, tmp_path: Path, place: float) -> None:
+    """Among the numbers of a tensor no reader would."""
+    path = tmp_path / "altered.ckpt"
+    save_sealed(torch.load(run.checkpoint, weights_only=True), path)
+    altered = bytearray(path.read_bytes())
+    altered[int(len(altered) * place)] ^= 1
+    other = tmp_path / "other" / "altered.ckpt"
+    other.parent.mkdir()
+    other.write_bytes(altered)
+    with pytest.raises(InputError) as caught:
+        read_checkpoint(other)
+    assert str(caught.value) == f"{other} {CUT_SHORT}"
 
 
 def test_text_is_no_checkpoint(tmp_path: Path) -> None:

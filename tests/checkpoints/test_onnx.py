@@ -53,6 +53,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "experts": LLAMA | {"num_experts": 4, "expert_dim": 20, "dense_layers": (1,)},
     "longrope": LLAMA | {"rope_scaling": LONGROPE},
     "token shift": LLAMA | {"use_token_shift": True},
+    "value embeddings": LLAMA | {"value_embedding_layers": (1,)},
     "sinusoidal": {"position": "sinusoidal", "mlp": "relu2", "use_qk_norm": True},
 }
 ROWS = [(1, 1), (2, 3), (1, BLOCK), (3, 17), (5, 4), (2, 5), (2, 6)]

@@ -1,5 +1,6 @@
 """Ctrl-C: a real signal to a real process; what it saves continues as if nothing had happened."""
 
+import os
 import shlex
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from tests.command import run, start, write_project
+from tests.command import run, run_process, start, write_project
 from tests.run_dir import only_run, without_speed
 
 STEPS = 8
@@ -116,6 +117,89 @@ def test_second_ctrl_c_stops_at_once(project: Path) -> None:
     last = project / "stopped" / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 4
     assert "to continue:" in out
+
+
+SIGNALS = '''\
+"""A callback that sends a signal to its own process in mid-step."""
+
+import os
+
+from lightning.pytorch import Callback
+
+
+class Send(Callback):
+    def __init__(self, number: int, step: int, rank: int = 0) -> None:
+        self.number, self.step, self.rank = number, step, rank
+
+    def on_before_optimizer_step(self, trainer, *args) -> None:
+        if trainer.global_step + 1 == self.step and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), self.number)
+'''
+
+
+def write_signal(project: Path, number: int, step: int, rank: int = 0) -> None:
+    """sent.yaml: the plain run, in which a process sends itself a signal."""
+    (project / "signals.py").write_text(SIGNALS)
+    config = yaml.safe_load((project / "plain.yaml").read_text())
+    init_args = {"number": int(number), "step": step, "rank": rank}
+    config["trainer"]["callbacks"] = [{"class_path": "signals.Send", "init_args": init_args}]
+    (project / "sent.yaml").write_text(yaml.safe_dump(config))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize("step", [3, 4], ids=["in an interval", "before a validation"])
+def test_what_a_scheduler_sends_ends_the_step_and_saves(
+    number: int, status: int, step: int, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_signal(project, number, step)
+    monkeypatch.syspath_prepend(str(project))
+    before = signal.getsignal(number)
+    stopped = run(project, "fit", "--config=sent.yaml", "--run_dir=one", "--trainer.logger=[]")
+    assert stopped.status == status
+    assert f"stopping after this step ({signal.Signals(number).name})" in stopped.err
+    assert f"interrupted after step {step}; to continue:" in stopped.out
+    assert signal.getsignal(number) is before
+    saved = torch.load(project / "one" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == step
+    rows = without_speed(project / "one")
+    assert rows[-1]["step"] == str(step)
+    assert bool(rows[-1].get("val/loss")) == (step == 4)
+
+
+def test_under_slurm_with_requeueing_lightning_answers(project: Path) -> None:
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+    from lightning.pytorch import Trainer
+
+    from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
+    from lit_gpt_kit.cli.interrupt import StopOnInterrupt
+
+    stop = StopOnInterrupt(LastCheckpoint(project))
+    before = signal.getsignal(signal.SIGUSR1)
+    for requeues in (True, False):
+        trainer = Trainer(accelerator="cpu", logger=False)
+        slurm = SLURMEnvironment(auto_requeue=requeues)
+        trainer._accelerator_connector.cluster_environment = slurm
+        try:
+            stop.on_train_start(trainer, None)  # type: ignore[arg-type]
+            assert (signal.getsignal(signal.SIGUSR1) == before) == requeues
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.mark.slow
+def test_one_rank_alone_is_asked_and_all_stop(project: Path) -> None:
+    write_signal(project, signal.SIGTERM, step=3, rank=1)
+    ddp = "--trainer.strategy=lightning.pytorch.strategies.DDPStrategy"
+    gloo = "--trainer.strategy.process_group_backend=gloo"
+    flags = ("--config=sent.yaml", "--run_dir=two", "--trainer.logger=[]", "--trainer.devices=2")
+    path = {"PYTHONPATH": f"{project}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    stopped = run_process(project, "fit", *flags, ddp, gloo, env=path)
+    assert stopped.status == 143, stopped.err
+    assert "Traceback" not in stopped.err
+    assert stopped.out.count("interrupted after step 3; to continue:") == 1
+    saved = torch.load(project / "two" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
 
 
 def test_handler_of_the_caller_comes_back(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Ctrl-C at a step that is validated: the validation is completed, saved, and not repeated."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ class PressCtrlC(Callback):
     def __init__(self, stop: StopOnInterrupt, hook: str) -> None:
         def press(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
             if trainer.global_step in (VALIDATED - 1, VALIDATED) and not trainer.sanity_checking:
-                stop._was_asked = True
+                stop.signal_number = signal.SIGINT
 
         setattr(self, hook, press)
 

@@ -106,6 +106,23 @@ def test_named_checkpoint_starts_a_new_folder() -> None:
     assert checkpoint == run / "checkpoints" / "last.ckpt"
 
 
+def test_a_checkpoint_of_its_own_continues_the_named_run() -> None:
+    run = make_run("mine", "last.ckpt", "previous.ckpt")
+    previous = run / "checkpoints" / "previous.ckpt"
+    assert choose_run("fit", "poem", "mine", str(previous)) == (run, previous)
+    assert choose_run("fit", "poem", "mine", str(previous.absolute()))[0] == run
+    other = make_run("other") / "checkpoints" / "last.ckpt"
+    with pytest.raises(InputError, match="mine holds a run already; choose another --run_dir"):
+        choose_run("fit", "poem", "mine", str(other))
+
+
+def test_where_the_last_one_is_missing_it_is_the_one_before() -> None:
+    run = make_run("mine", "best.ckpt", "previous.ckpt")
+    assert choose_run("fit", "poem", "mine", "last")[1] == run / "checkpoints" / "previous.ckpt"
+    (run / "checkpoints" / "last.ckpt").write_text("")
+    assert choose_run("fit", "poem", "mine", "last")[1] == run / "checkpoints" / "last.ckpt"
+
+
 def test_named_run_folder_means_its_best_checkpoint() -> None:
     run = make_run("elsewhere")
     assert choose_run("fit", "poem", "mine", "elsewhere") == (

@@ -408,7 +408,10 @@ def test_checkpoint_cut_short(
     whole = finished.checkpoint.read_bytes()
     (project / "cut.ckpt").write_bytes(whole[: int(len(whole) * share)])
     complaint = read(project, reader, "cut.ckpt")
-    assert complaint == "cut.ckpt is not a whole checkpoint, perhaps cut short; use another one"
+    assert complaint == (
+        "cut.ckpt is not a whole checkpoint, it was cut short or altered; "
+        "there is no whole one beside it"
+    )
     assert nothing_is_left(project)
 
 
@@ -611,3 +614,15 @@ def test_no_model_is_named(project: Path) -> None:
 )
 def test_wrong_tokenizer_argument(arguments: list[str], words: list[str], project: Path) -> None:
     assert_says(run(project, "tokenizer", *arguments).complaint, *words)
+
+
+# ---- the global batch ----
+
+
+def test_global_batch_that_does_not_come_out_even(project: Path) -> None:
+    complaint = run(project, *FIT, "--data.global_batch_tokens=100").complaint
+    assert complaint == (
+        "global_batch_tokens=100 is no whole number of micro-batches of batch_size=4 x "
+        "block_size=16 = 64 tokens; nearest: 64 and 128"
+    )
+    assert nothing_is_left(project)

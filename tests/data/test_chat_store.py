@@ -198,7 +198,7 @@ def test_two_processes_make_one_store(tmp_path: Path) -> None:
     expected = np.frombuffer(text, dtype=np.uint8).astype(np.uint32).tobytes()
     assert race(PREAMBLE + RACE, folder, log) == [hashlib.sha256(expected).hexdigest()] * 2
     assert log.read_text() == "built\n"
-    files = ["ends.npy", "ids.npy", "is_target.npy"]
+    files = ["ends.npy", "ids.npy", "is_target.npy", "sha256"]
     assert sorted(path.name for path in folder.iterdir()) == files
 
 

@@ -541,3 +541,10 @@ def test_cut_rows_are_told_where_nothing_is_trained(tmp_path: Path) -> None:
     data.build_tokenizer = lambda: train_tokenizer(TokenizerConfig("byte"), [])  # type: ignore[method-assign]
     with pytest.warns(UserWarning, match=r"1 rows of .*a\.jsonl are cut to 5 tokens"):
         data.setup("test")
+
+
+def test_says_which_rows_a_step_reads(make_data: MakeData) -> None:
+    data = ready(make_data(global_batch_size=8, batch_size=4))
+    loader = data.train_dataloader()
+    rows = torch.cat([loader.batch(2 + n)["row"] for n in range(2)])
+    assert data.rows_of_step(1) == rows.tolist()

@@ -590,3 +590,20 @@ def test_rows_lost_in_validation_are_told(tmp_path: Path) -> None:
     data.prepare_data()
     with pytest.warns(UserWarning, match=r"val rows of .*val\.jsonl: 1 left out since a text"):
         data.setup("fit")
+
+
+def test_says_which_rows_a_step_reads(make_data: MakeData) -> None:
+    data = ready(make_data(global_batch_size=8))
+    loader = data.train_dataloader()
+    rows = torch.cat([loader.batch(2 + n)["row"] for n in range(2)])
+    assert data.rows_of_step(1) == rows.tolist()
+    assert data.describe_rows_of_step(1).startswith(f"rows {rows[0]}, {rows[1]}, ")
+
+
+def test_says_which_rows_packed_ones_hold(make_data: MakeData) -> None:
+    data = ready(make_data(pack=True))
+    learned_now = learned(data.tokenizer, data.train_dataloader().batch(0))
+    rows = some_rows()
+    named = [rows[number]["completion"] for number in data.rows_of_step(0)]
+    assert len(named) > 4
+    assert all(any(answer in text for text in learned_now) for answer in named)

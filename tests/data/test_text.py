@@ -387,3 +387,27 @@ def test_a_large_file_takes_little_memory(tmp_path: Path, tiny_shakespeare: Path
     assert result["peak_bytes"] < 1_000_000_000
     poem = tiny_shakespeare.read_text()
     assert all(row in poem + poem for row in result["texts"])
+
+
+def test_says_where_the_rows_of_a_step_begin(make_data: MakeData) -> None:
+    data = make_data(global_batch_tokens=3 * 4 * 16)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    step = 1
+    rows = torch.cat([loader.batch(step * 3 + n)["input_ids"] for n in range(3)])
+    starts = data.rows_of_step(step)
+    tokens = torch.tensor(data.train_stream.read(0, data.train_stream.num_tokens).astype(int))
+    assert torch.equal(rows, torch.stack([tokens[start : start + 16] for start in starts]))
+    named = ", ".join(map(str, starts))
+    assert data.describe_rows_of_step(step) == (
+        f"rows that begin at tokens {named} of {data.sources[0]}"
+    )
+
+
+def test_names_some_rows_of_many(make_data: MakeData) -> None:
+    data = make_data(batch_size=40)
+    data.setup("fit")
+    starts = data.rows_of_step(0)
+    assert len(starts) == 40
+    named = ", ".join(map(str, starts[:32]))
+    assert f"tokens {named} and 8 more of " in data.describe_rows_of_step(0)

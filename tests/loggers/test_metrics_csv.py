@@ -126,6 +126,26 @@ def test_a_continued_run_keeps_earlier_rows_and_replaces_repeated_steps(tmp_path
     ]
 
 
+def test_the_row_of_the_checkpoint_is_kept_and_added_to(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(FIVE_STEPS)
+    logger = MetricsCSV(tmp_path)
+    logger.go_on_after(3)
+    logger.log_metrics({"val/loss": 6.0}, step=2)  # a validation that is repeated
+    assert lines(tmp_path) == ["step,train/loss,val/loss", "1,5,", "2,4,", "3,3,6"]
+
+
+def test_what_is_logged_twice_is_written_once(tmp_path: Path) -> None:
+    logger = MetricsCSV(tmp_path)
+    logger.log_metrics({"a": 1.0, "b": 2.0}, step=0)
+    before = (tmp_path / "metrics.csv").stat().st_ino
+    logger.log_metrics({"a": 1.0, "b": 2.0}, step=0)
+    logger.log_metrics({"b": 2.0}, step=0)
+    assert lines(tmp_path) == ["step,a,b", "1,1,2"]
+    assert (tmp_path / "metrics.csv").stat().st_ino == before  # nor written anew
+    logger.log_metrics({"b": 3.0}, step=0)
+    assert lines(tmp_path) == ["step,a,b", "1,1,3"]
+
+
 def test_nothing_is_lost_before_the_first_row(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(FIVE_STEPS)
     MetricsCSV(tmp_path)

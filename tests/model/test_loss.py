@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lit_gpt_kit.model.loss import IGNORE_INDEX, next_token_loss
+from lit_gpt_kit.model import memory
+from lit_gpt_kit.model.loss import IGNORE_INDEX, MAX_LOGITS, next_token_loss
 
 VOCAB, EMBED = 11, 6
 
@@ -38,6 +39,10 @@ def assert_relatively_close(actual: list[Tensor], expected: list[Tensor]) -> Non
 
 def test_ignore_index_is_torchs() -> None:
     assert nn.CrossEntropyLoss().ignore_index == IGNORE_INDEX
+
+
+def test_memory_is_planned_for_as_many_logits_as_are_held() -> None:
+    assert memory.MAX_LOGITS == MAX_LOGITS
 
 
 @pytest.mark.parametrize("tokens_at_once", [3, 100])

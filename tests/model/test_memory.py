@@ -151,6 +151,7 @@ KEPT: dict[str, dict[str, Any]] = {
     "gemma2": {**LLAMA, "norm_placement": "both", "attention_softcap": 50.0},
     "neox": {"position": "rotary", "rotary_fraction": 0.25, "use_parallel_residual": True},
     "shifted": {**LLAMA, "use_token_shift": True},
+    "looked up": {**LLAMA, "num_kv_heads": 2, "value_embedding_layers": (0, 2, 3)},
     "experts": {**LLAMA, "num_experts": 8, "num_active_experts": 2},
 }
 

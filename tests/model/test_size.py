@@ -69,6 +69,8 @@ def test_counts_what_is_built(data: st.DataObject) -> None:
         num_active_experts=1,
         expert_dim=draw(None, 12),
         dense_layers=draw((), (1,)),
+        value_embedding_layers=draw((), (0,), (1, 0)),
+        pad_vocab_to_multiple_of=draw(1, 64),
         **flags,
         **biases,
     )

@@ -49,6 +49,17 @@ def test_each_part_has_a_group() -> None:
     assert names(model, groups["hidden"]["params"]) == MATRICES - embeddings
 
 
+def test_a_value_embedding_is_an_embedding_of_its_layer() -> None:
+    model = GPT(replace(CONFIG, num_layers=3, value_embedding_layers=(1,)))
+    groups = {group["part"]: group for group in decay_groups(model.named_parameters())}
+    table, share = (f"blocks.1.attention.value_embedding.{name}" for name in ("weight", "scale"))
+    assert table in names(model, groups["embeddings"]["params"])
+    assert share in names(model, groups["vectors"]["params"])
+    by_depth = decay_groups(model.named_parameters(), layer_lr_decay=0.5, num_layers=3)
+    (scale,) = (g["lr_scale"] for g in by_depth if table in names(model, g["params"]))
+    assert scale == 0.25
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model = GPT(CONFIG)
     model.token_embedding.weight.requires_grad_(False)

@@ -1,0 +1,100 @@
+"""The precision that a machine is fast in, and a Trainer that takes `precision: auto`."""
+
+import warnings
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
+from lightning.pytorch import Trainer
+from lightning.pytorch.accelerators import Accelerator, CPUAccelerator, CUDAAccelerator
+
+from lit_gpt_kit.errors import InputError
+
+CPU_INSTRUCTIONS = {"amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16"}
+"""What a CPU's torch multiplies bfloat16 with, as `torch.cpu.get_capabilities` calls it."""
+
+
+class PrecisionTrainer(Trainer):
+    """Lightning's Trainer, which also takes `auto` for a precision.
+
+    Args:
+        precision: Lightning's, or `auto`: bf16-mixed where that is fast, else 32-true.
+        accelerator: Lightning's.
+        options: Lightning's.
+
+    Raises:
+        InputError: bf16 is asked for where the GPU has none.
+    """
+
+    def __init__(
+        self,
+        *,
+        precision: _PRECISION_INPUT | Literal["auto"] | None = None,
+        accelerator: str | Accelerator = "auto",
+        **options: Any,
+    ) -> None:
+        if precision == "auto":
+            precision, _ = choose_precision(accelerator)
+        check_precision(precision, accelerator)
+        super().__init__(precision=precision, accelerator=accelerator, **options)
+
+
+def choose_precision(
+    accelerator: str | Accelerator = "auto",
+) -> tuple[Literal["bf16-mixed", "32-true"], str]:
+    """The precision to train in, and why.
+
+    Args:
+        accelerator: the Trainer's.
+    """
+    if _is_cuda(accelerator):
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16-mixed", f"the {torch.cuda.get_device_name()} has bf16"
+        return "32-true", f"the {torch.cuda.get_device_name()} has no bf16"
+    if not _is_cpu(accelerator):
+        return "32-true", f"as is usual on {accelerator}"
+    instructions = cpu_instructions()
+    if instructions is None:
+        return "32-true", "this processor has no bf16"
+    return "bf16-mixed", f"this processor has {instructions}"
+
+
+def check_precision(precision: str | int | None, accelerator: str | Accelerator = "auto") -> None:
+    """Say that bf16 is slow where it is.
+
+    Raises:
+        InputError: the GPU has none.
+    """
+    if not str(precision).startswith("bf16"):
+        return
+    if _is_cuda(accelerator) and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise InputError(
+            f"precision={precision} needs a GPU with bf16, which the "
+            f"{torch.cuda.get_device_name()} is not; use 16-mixed, 32-true or auto"
+        )
+    if _is_cpu(accelerator) and cpu_instructions() is None:
+        warnings.warn(
+            f"precision={precision} is slow on this processor, which has no instructions for it; "
+            "32-true is faster",
+            stacklevel=2,
+        )
+
+
+def cpu_instructions() -> str | None:
+    """What this processor multiplies bfloat16 with; None where it has nothing for it."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        has = torch.cpu.get_capabilities()
+    else:  # an older torch tells no more
+        has = {"avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
+    return next((name for key, name in CPU_INSTRUCTIONS.items() if has.get(key)), None)
+
+
+def _is_cuda(accelerator: str | Accelerator) -> bool:
+    is_asked = isinstance(accelerator, CUDAAccelerator) or accelerator in ("auto", "gpu", "cuda")
+    return is_asked and torch.cuda.is_available()
+
+
+def _is_cpu(accelerator: str | Accelerator) -> bool:
+    if accelerator == "auto":
+        return not torch.accelerator.is_available()
+    return isinstance(accelerator, CPUAccelerator) or accelerator == "cpu"
