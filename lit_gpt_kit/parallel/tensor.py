@@ -44,6 +44,12 @@ def check_tensor_parallel(config: GPTConfig, size: int, has_adapters: bool) -> N
             f"tensor_parallel_size={size} does not cut layers with adapters (lora); use "
             "data_parallel_size alone"
         )
+    if config.value_embedding_layers:
+        raise InputError(
+            f"tensor_parallel_size={size} does not cut value embeddings "
+            f"(value_embedding_layers={list(config.value_embedding_layers)}); use "
+            "data_parallel_size alone"
+        )
     if config.num_experts is not None:
         raise InputError(
             f"tensor_parallel_size={size} does not cut a mixture of experts "

@@ -1,5 +1,7 @@
 """What cannot be cut over devices is said in one line."""
 
+from dataclasses import replace
+
 import pytest
 
 from lit_gpt_kit import GPTConfig
@@ -18,6 +20,12 @@ EXPERTS = GPTConfig(
         (CONFIG, 4, False, "tensor_parallel_size=4 does not divide num_heads=6"),
         (CONFIG, 3, False, "tensor_parallel_size=3 does not divide num_kv_heads=2"),
         (CONFIG, 2, True, "tensor_parallel_size=2 does not cut layers with adapters"),
+        (
+            replace(CONFIG, value_embedding_layers=(0,)),
+            2,
+            False,
+            r"does not cut value embeddings \(value_embedding_layers=\[0\]\)",
+        ),
         (EXPERTS, 2, False, r"does not cut a mixture of experts \(num_experts=4\)"),
     ],
 )
