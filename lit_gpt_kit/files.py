@@ -52,6 +52,27 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def put_in_place(new: Path, place: Path) -> None:
+    """Rename a folder into a place that may be taken; what was there is deleted afterwards.
+
+    A crash between the two renames leaves what was there under the name of `moved_aside`.
+    """
+    old = moved_aside(place)
+    if place.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        place.replace(old)
+    new.replace(place)
+    if old.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.unlink(missing_ok=True)
+
+
+def moved_aside(place: Path) -> Path:
+    """What `place` is called while something new is put there."""
+    return place.with_name(f".{place.name}.old")
+
+
 @contextmanager
 def says_when_full(folder: Path) -> Iterator[None]:
     """Turn "no space left on device" into one line that names the folder, be it there or not.

@@ -12,7 +12,9 @@ from tests.conftest import REPOSITORY
 from tests.run_dir import only_run, read_metrics
 
 FINETUNE = sorted((REPOSITORY / "configs" / "finetune").glob("*.yaml"))
-CONFIGS = sorted(set((REPOSITORY / "configs").rglob("*.yaml")) - set(FINETUNE))
+# These are layered on a run: tests/cli/test_strategies.py
+STRATEGIES = sorted((REPOSITORY / "configs" / "strategies").glob("*.yaml"))
+CONFIGS = sorted({*(REPOSITORY / "configs").rglob("*.yaml")} - {*FINETUNE, *STRATEGIES})
 SMALL = (
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",
@@ -60,7 +62,7 @@ def test_is_parsed(config: Path) -> None:
     assert isinstance(settings.model.init_args.gpt.num_layers, int)
 
 
-@pytest.mark.parametrize("config", [*CONFIGS, *FINETUNE], ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", [*CONFIGS, *FINETUNE, *STRATEGIES], ids=lambda path: path.stem)
 def test_says_at_its_top_what_it_is(config: Path) -> None:
     assert config.read_text().startswith("# ")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lit_gpt_kit import files
 from lit_gpt_kit.errors import InputError
-from lit_gpt_kit.files import says_when_full, write_atomically
+from lit_gpt_kit.files import moved_aside, put_in_place, says_when_full, write_atomically
 
 
 @contextmanager
@@ -116,3 +116,29 @@ def test_other_errors_pass(tmp_path: Path) -> None:
         raise PermissionError(errno.EACCES, "no")
     with pytest.raises(KeyError), says_when_full(tmp_path):
         raise KeyError
+
+
+@pytest.mark.parametrize("was", ["nothing", "a file", "a folder"])
+def test_a_folder_takes_the_place_of_what_was_there(was: str, tmp_path: Path) -> None:
+    new, place = tmp_path / "new", tmp_path / "place"
+    new.mkdir()
+    (new / "content").write_text("new")
+    if was == "a file":
+        place.write_text("old")
+    elif was == "a folder":
+        place.mkdir()
+        (place / "other").write_text("old")
+    put_in_place(new, place)
+    assert [path.name for path in place.iterdir()] == ["content"]
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_after_a_crash_between_two_renames_the_old_one_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "content").write_text("old")
+    with pytest.raises(FileNotFoundError):
+        put_in_place(tmp_path / "missing", place)
+    assert (moved_aside(place) / "content").read_text() == "old"

@@ -21,6 +21,7 @@ from lit_gpt_kit.callbacks.text_metrics import TEXT_METRICS
 from lit_gpt_kit.data.examples import GenerationExample
 from lit_gpt_kit.errors import InputError, did_you_mean
 from lit_gpt_kit.files import write_atomically
+from lit_gpt_kit.ranks import shares_model
 from lit_gpt_kit.tokenization.chat_template import Message
 
 COLUMNS = ("prompt", "reference", "answer")
@@ -98,11 +99,18 @@ class GenerationMetrics(Callback):
         """Choose the examples, so that what is amiss shows before hours of training.
 
         Raises:
-            InputError: there are no examples, one has no reference, or the module cannot answer.
+            InputError: there are no examples, one has no reference, the module cannot answer, or no
+                device holds the whole model.
         """
         split = {"fit": "val", "validate": "val", "test": "test"}.get(stage)
         if split is None:
             return
+        if shares_model(trainer):
+            # Ranks have unequal numbers of tokens to write, and each needs all of them for one.
+            raise InputError(
+                f"GenerationMetrics does not go with {type(trainer.strategy).__name__}, which lays "
+                "one model over devices; leave it out, or train with configs/strategies/ddp.yaml"
+            )
         if not (hasattr(pl_module, "answer") or hasattr(pl_module, "generate")):
             raise InputError(
                 f"GenerationMetrics: {type(pl_module).__name__} can neither `answer` nor `generate`"

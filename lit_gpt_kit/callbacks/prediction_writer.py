@@ -94,7 +94,9 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.world_size > 1:
             shares = [[] for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(shares, self._numbered)
-        rows = sorted((row for share in shares for row in share), key=lambda row: row[NUMBER])
+        # Ranks that share a copy of the model have the same rows.
+        by_number = {row[NUMBER]: row for share in shares for row in share}
+        rows = [by_number[number] for number in sorted(by_number)]
         if rows and trainer.is_global_zero:
             write_atomically(self.path, self._format(rows, has_header=True))
             self.num_rows = len(rows)

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
+from lit_gpt_kit.ranks import shares_model
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 COLUMNS = ("step", "tokens", "prompt", "text")
@@ -25,6 +26,7 @@ class SampleText(Callback):
 
     Works with any LightningModule that has `generate(prompt, max_new_tokens, ...) -> str`, or
     `answer(conversations, ...)` where the data are conversations: the prompts are then questions.
+    Writes nothing where the strategy lays the model over devices (FSDP2, tensor parallel).
 
     Args:
         prompts: texts to continue; by default the beginning of a text, or a question of the
@@ -91,10 +93,11 @@ class SampleText(Callback):
         """Write, at each n-th validation of a training."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
+        if shares_model(trainer):
+            return  # ranks that write texts of unequal length would wait for each other for ever
         self._num_validations += 1
         if self._num_validations % self.every_n_validations:
             return
-        # Every rank writes the same texts: a network that is spread over them needs all to work.
         with isolate_rng():  # training draws what it would have drawn without this callback
             texts = [self._write(trainer, pl_module, prompt) for prompt in self.prompts]
         tokens = getattr(pl_module, "num_tokens_seen", None)

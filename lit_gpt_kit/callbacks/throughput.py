@@ -12,6 +12,7 @@ from lit_gpt_kit.devices import device_of_driver, measure_peak
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.flops import training_flops_per_token
+from lit_gpt_kit.ranks import data_share
 from lit_gpt_kit.steps import step_is_done, step_is_logged
 
 FETCH = "[_TrainingEpochLoop].train_dataloader_next"
@@ -104,7 +105,7 @@ class Throughput(Callback):
         """Count the batch; log at the steps that the Trainer logs."""
         if not isinstance(batch, dict) or "input_ids" not in batch:
             return  # somebody's own kind of batch: no figure rather than a wrong one
-        tokens = batch["input_ids"].numel() * trainer.world_size
+        tokens = batch["input_ids"].numel() * data_share(trainer)[1]
         self._tokens += tokens
         self._row_tokens += tokens * batch["input_ids"].shape[-1]
         if not step_is_done(trainer, batch_idx):

@@ -6,6 +6,7 @@ from pathlib import Path
 from lit_gpt_kit.checkpoints import huggingface
 from lit_gpt_kit.checkpoints.locate import ADAPTER_WEIGHTS, is_adapter, locate
 from lit_gpt_kit.checkpoints.safetensors_folder import SafetensorsFolder
+from lit_gpt_kit.checkpoints.sharded import MANIFEST, is_sharded
 
 BYTES_AT_ONCE = 2**20
 
@@ -28,6 +29,8 @@ def fingerprint_weights(name: str | Path) -> str:
         files = SafetensorsFolder(path).files()
     elif is_adapter(path):
         files = [path / ADAPTER_WEIGHTS]
+    elif is_sharded(path):
+        files = [path / MANIFEST]  # which holds the hashes of the others
     else:
         files = [path]
     digest = hashlib.sha256()

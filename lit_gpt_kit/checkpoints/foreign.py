@@ -77,7 +77,7 @@ def check_tensors(
     Raises:
         InputError: a tensor is missing, left over or of another shape.
     """
-    prefix = _missing_prefix(source.names(), slots)
+    prefix = missing_prefix(source.names(), slots)
     missing = dict(slots)
     for theirs in source.names():
         slot = missing.pop(f"{prefix}{theirs}", None)
@@ -106,7 +106,7 @@ def load_tensors(model: GPT, family: Family, source: TensorSource, dtype: torch.
     One that the file holds as we do is not copied: the file itself, mapped, is its memory.
     """
     slots = map_tensors(family, model)
-    prefix = _missing_prefix(source.names(), slots)
+    prefix = missing_prefix(source.names(), slots)
     is_on_cpu = model.device.type == "cpu"
     for theirs in source.names():
         slot = slots.get(f"{prefix}{theirs}")
@@ -119,6 +119,6 @@ def load_tensors(model: GPT, family: Family, source: TensorSource, dtype: torch.
             slot.parts[0].data = mapped
 
 
-def _missing_prefix(theirs: list[str], ours: Container[str]) -> str:
+def missing_prefix(theirs: list[str], ours: Container[str]) -> str:
     """What the file's names lack, judged by how many then have a place."""
     return max(BARE_PREFIXES, key=lambda prefix: sum(prefix + name in ours for name in theirs))

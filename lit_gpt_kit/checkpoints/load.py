@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,8 +14,10 @@ from lit_gpt_kit.checkpoints.locate import GGUF_SUFFIX, is_adapter, locate
 from lit_gpt_kit.checkpoints.native import (
     NETWORK_PREFIX,
     AdapterOrigin,
+    Description,
     read_checkpoint,
     read_description,
+    read_outline,
 )
 from lit_gpt_kit.checkpoints.peft_words import read_words
 from lit_gpt_kit.checkpoints.translation import read_config
@@ -109,7 +112,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         return Tokenizer.from_file(path)
     if is_adapter(path):
         return load_tokenizer(_base_of(path, read_words(path).base, None))
-    return _need_tokenizer(read_description(read_checkpoint(path), str(path)).tokenizer, path)
+    return _need_tokenizer(read_description(read_outline(path), str(path)).tokenizer, path)
 
 
 def load_config(name: str | Path) -> GPTConfig:
@@ -128,7 +131,25 @@ def load_config(name: str | Path) -> GPTConfig:
         return read_config(huggingface.read_words(path), str(path))[1]
     if is_adapter(path):
         return load_config(_base_of(path, read_words(path).base, None))
-    return read_description(read_checkpoint(path), str(path)).config
+    return read_description(read_outline(path), str(path)).config
+
+
+def describe_own(checkpoint: dict[str, Any], path: Path, without_head: bool = False) -> Description:
+    """What one of our checkpoints says of its network, when it is to be used as a model.
+
+    Raises:
+        InputError: it has no tokenizer, one that does not fit, or the head of a classifier.
+    """
+    description = read_description(checkpoint, str(path))
+    labels = checkpoint.get("hyper_parameters", {}).get("label_names")
+    if labels and not without_head:
+        raise InputError(
+            f"{path} is a classifier ({', '.join(map(str, labels[:5]))}), which writes no text and "
+            f"has no place for its head elsewhere; use it with lit-gpt predict --ckpt_path {path}"
+        )
+    tokenizer = _need_tokenizer(description.tokenizer, path)
+    huggingface.check_vocabulary(description.config.vocab_size, tokenizer, str(path))
+    return description
 
 
 def _load_own(
@@ -139,15 +160,8 @@ def _load_own(
     without_head: bool = False,
 ) -> tuple[GPT, Tokenizer, AdapterOrigin | None]:
     checkpoint = read_checkpoint(path)
-    description = read_description(checkpoint, str(path))
-    labels = checkpoint.get("hyper_parameters", {}).get("label_names")
-    if labels and not without_head:
-        raise InputError(
-            f"{path} is a classifier ({', '.join(map(str, labels[:5]))}), which writes no text and "
-            f"has no place for its head elsewhere; use it with lit-gpt predict --ckpt_path {path}"
-        )
+    description = describe_own(checkpoint, path, without_head)
     tokenizer = _need_tokenizer(description.tokenizer, path)
-    huggingface.check_vocabulary(description.config.vocab_size, tokenizer, str(path))
     weights = saved = {
         key.removeprefix(NETWORK_PREFIX): tensor
         for key, tensor in checkpoint["state_dict"].items()

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from lit_gpt_kit.checkpoints import hub
 from lit_gpt_kit.checkpoints.huggingface import is_folder
+from lit_gpt_kit.checkpoints.sharded import is_sharded
 from lit_gpt_kit.errors import MissingFileError
+from lit_gpt_kit.files import moved_aside
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -42,16 +44,19 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         MissingFileError: there is none.
     """
-    if path.is_file():
+    if _is_checkpoint(path):
         return path
+    if _is_checkpoint(moved_aside(path)):  # a crash came between two renames
+        return moved_aside(path)
     if not path.is_dir():
         raise MissingFileError(f"model {path} does not exist (from {Path.cwd()})")
     if any(path.glob("*.safetensors")) or any(path.glob("*.bin")):
         raise MissingFileError(f"{path} holds weights, but no config.json that describes them")
     folder = path / "checkpoints"
     for name in ("best.ckpt", "last.ckpt"):
-        if (folder / name).is_file():
-            return folder / name
+        for place in (folder / name, moved_aside(folder / name)):
+            if _is_checkpoint(place):
+                return place
     found = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
     if not found:
         raise MissingFileError(
@@ -59,3 +64,7 @@ def find_checkpoint(path: Path) -> Path:
             f"checkpoint in {folder} (a run folder)"
         )
     return found[-1]
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.is_file() or is_sharded(path)

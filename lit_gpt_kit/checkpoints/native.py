@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lit_gpt_kit.checkpoints.seal import has_good_seal
+from lit_gpt_kit.checkpoints.sharded import is_sharded, read_rest, read_sharded
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.lora import LoRAConfig
@@ -104,13 +105,15 @@ def _refuse_unknown(values: dict[str, Any], kind: type[Any], name: str) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The whole checkpoint, its tensors memory-mapped.
+    """The whole checkpoint, its tensors memory-mapped where it is a file.
 
     Raises:
         MissingFileError: there is no such file.
         DamagedCheckpointError: it is cut short or altered.
         InputError: it holds more than tensors and primitives.
     """
+    if is_sharded(path):
+        return read_sharded(path)
     if not path.is_file():
         raise MissingFileError(f"checkpoint {path} does not exist")
     refuse_damaged(path)
@@ -129,6 +132,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
     return checkpoint
+
+
+def read_outline(path: Path) -> dict[str, Any]:
+    """The checkpoint, perhaps without its tensors, for those who ask what it is of.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: as in `read_checkpoint`.
+    """
+    return read_rest(path) if is_sharded(path) else read_checkpoint(path)
 
 
 def refuse_damaged(path: Path) -> None:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_gpt_kit.callbacks.sample_text import default_prompt
 from lit_gpt_kit.callbacks.throughput import Throughput
 from lit_gpt_kit.optim.schedules import WarmupSchedule
+from lit_gpt_kit.ranks import data_share, shares_model
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 SAMPLE_TOKENS = 120
@@ -95,7 +96,7 @@ def _describe_training(trainer: Trainer) -> str:
     length = "until it is stopped" if steps == float("inf") else f"{int(steps):,} steps"
     data: Any = getattr(trainer, "datamodule", None)
     if hasattr(data, "describe_steps"):
-        length += f" {data.describe_steps(steps, trainer.world_size)}"
+        length += f" {data.describe_steps(steps, data_share(trainer)[1])}"
     for schedule in (config.scheduler for config in trainer.lr_scheduler_configs):
         if isinstance(schedule, WarmupSchedule) and schedule.unit != "steps":
             length = f"{schedule.total:,g} {schedule.unit}"
@@ -112,10 +113,14 @@ def _describe_peak(trainer: Trainer) -> str:
 def _next_command(trainer: Trainer, module: LightningModule, run_dir: str) -> str:
     suggest: Any = getattr(module, "suggest", None)
     data: Any = getattr(trainer, "datamodule", None)
-    if hasattr(data, "generation_examples") and hasattr(module, "answer"):
+    can_write, can_answer = hasattr(module, "generate"), hasattr(module, "answer")
+    if can_write and shares_model(trainer):  # this process alone could not
+        can_answer = can_answer and hasattr(data, "generation_examples")
+        return f"lit-gpt {'chat' if can_answer else 'generate'} {run_dir}"
+    if hasattr(data, "generation_examples") and can_answer:
         _show_answer(module, data)
         return f"lit-gpt chat {run_dir}"
-    if hasattr(module, "generate") or suggest is None:
+    if can_write or suggest is None:
         return f"lit-gpt generate {run_dir} --prompt {_show_sample(module)}"
     return str(suggest(run_dir))
 

@@ -23,9 +23,10 @@ from lit_gpt_kit.checkpoints.native import (
     LAST_FILE,
     DamagedCheckpointError,
     Description,
-    read_checkpoint,
     read_description,
+    read_outline,
 )
+from lit_gpt_kit.checkpoints.sharded_io import FolderReader
 from lit_gpt_kit.cli.allocator import keep_freed_memory
 from lit_gpt_kit.cli.config_errors import one_line
 from lit_gpt_kit.cli.config_files import check_config_files, chooses_class
@@ -44,6 +45,8 @@ from lit_gpt_kit.cli.run_folder import (
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
 from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
+from lit_gpt_kit.parallel.check import check_strategy
+from lit_gpt_kit.ranks import shares_model
 
 PLACES = ("config", "run_dir", "ckpt_path", "weights_only", "output", "return_predictions")
 """Keys of a command that say where, not what: a repeated run chooses its own."""
@@ -169,7 +172,7 @@ class TrainingCLI(LightningCLI):
 
     def _check(self, checkpoint: Path) -> None:
         try:
-            content = read_checkpoint(checkpoint)
+            content = read_outline(checkpoint)
             if KEY in content:  # a LightningModule of another project need not have it
                 self._description = read_description(content, str(checkpoint))
         except DamagedCheckpointError as error:
@@ -196,6 +199,13 @@ class TrainingCLI(LightningCLI):
         if self._needs_pretrained and getattr(self.model, "pretrained", None) is None:
             self._forget_run_folder()
             raise InputError("--ckpt_path pretrained: set model.init_args.pretrained, the model")
+        try:
+            check_strategy(self.trainer, self.model)
+        except InputError:
+            self._forget_run_folder()
+            raise
+        if not shares_model(self.trainer):
+            self.trainer.strategy.checkpoint_io = FolderReader(self.trainer.strategy.checkpoint_io)
         if self._description is not None and hasattr(self.model, "start_from"):
             self.model.start_from(self._description)
 

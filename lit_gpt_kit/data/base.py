@@ -20,6 +20,7 @@ from lit_gpt_kit.data.row_loader import Collate, RowTrainLoader
 from lit_gpt_kit.data.sources import Source, resolve_sources
 from lit_gpt_kit.data.token_store import FORMAT_VERSION
 from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.ranks import data_share
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 from lit_gpt_kit.tokenization.training import TokenizerConfig, train_tokenizer
 
@@ -217,9 +218,7 @@ class DataModule(LightningDataModule):
         """The number of this rank among those that share the rows of a batch, and their number."""
         if self.trainer is None:
             return 0, 1
-        # Ranks that share one copy of the model (tensor parallel) share their rows too.
-        share = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
-        return int(share["rank"]), int(share["num_replicas"])
+        return data_share(self.trainer)
 
     def _train_rows(self, lengths: Numbers, collate: Collate) -> RowTrainLoader:
         """Endless batches of whole rows, from where training stands."""

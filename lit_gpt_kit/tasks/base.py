@@ -1,25 +1,21 @@
 """Task: what every way of training a GPT has in common."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lit_gpt_kit.checkpoints.load import load_config, load_model, load_tokenizer
-from lit_gpt_kit.checkpoints.native import (
-    NETWORK_PREFIX,
-    Description,
-    describe_into,
-    only_primitives,
-    read_description,
-)
+from lit_gpt_kit.checkpoints.native import Description
+from lit_gpt_kit.checkpoints.on_demand import open_model
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.execution import ExecutionConfig, apply_execution, check_compiler
@@ -27,29 +23,27 @@ from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.lora import LoRAConfig
 from lit_gpt_kit.optim.groups import decay_groups, freeze, keep_configured_values, scale_rates
 from lit_gpt_kit.optim.schedules import WarmupSchedule
-from lit_gpt_kit.tasks.adapters import AdapterTraining, adapter_names
-from lit_gpt_kit.tasks.exact_step import ExactStep
-from lit_gpt_kit.tasks.matching import (
-    check_checkpoint,
-    check_data,
-    check_pretrained,
-    fit_to_tokenizer,
-)
+from lit_gpt_kit.parallel.deferred import Deferred
+from lit_gpt_kit.parallel.layout import lay_out, sharding_options
+from lit_gpt_kit.tasks.adapters import AdapterTraining
+from lit_gpt_kit.tasks.matching import check_pretrained, fit_to_tokenizer
+from lit_gpt_kit.tasks.self_contained import SelfContained
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 ScheduleFactory = Callable[[Optimizer], LRScheduler]
 
 
-class Task(ExactStep):
+class Task(SelfContained):
     """A GPT and how it is trained; a subclass says what the loss is.
 
     The network is new, or starts from the weights of a pretrained model; with `lora` the weights
     stay as they are, and adapters beside them are trained and saved alone.
 
-    Hooks for subclasses: `compute_loss`, `build_model`, and Lightning's own, `configure_optimizers`
-    above all. A subclass that overrides `training_step` or `on_before_optimizer_step` without
-    calling them takes the loss of its steps, and its logging, into its own hands.
+    Hooks for subclasses: `compute_loss`, `build_model`, `complete_model`, and Lightning's own,
+    `configure_optimizers` above all. A subclass that overrides `training_step` or
+    `on_before_optimizer_step` without calling them takes the loss of its steps, and its logging,
+    into its own hands.
 
     Attributes:
         monitor: the metric that makes a checkpoint the best; `monitor_mode` says which way.
@@ -103,6 +97,7 @@ class Task(ExactStep):
         self.model: GPT | None = None
         self.tokenizer: Tokenizer | None = None
         self._pretrained_model: GPT | None = None
+        self._fill: Callable[[str, Tensor], None] | None = None
         # What is not trained is not saved; what must be there, on_load_checkpoint checks.
         self.strict_loading = self.adapters is None
 
@@ -120,12 +115,6 @@ class Task(ExactStep):
         return f"lit-gpt validate --config {run_dir}/config.yaml --ckpt_path {run_dir}"
 
     # ---- the network ----
-
-    @property
-    def network(self) -> GPT:
-        """The network, once it is built."""
-        assert self.model is not None, "the network is built by configure_model"
-        return self.model
 
     @property
     def block_size(self) -> int:
@@ -167,7 +156,11 @@ class Task(ExactStep):
             return
         if self.adapters is not None:
             self.adapters.origin()  # now: its files may be others by the time something is saved
-        model, self.tokenizer = load_model(self.pretrained, without_head=True)
+        if self._device_mesh is None:
+            model, self.tokenizer = load_model(self.pretrained, without_head=True)
+        else:  # no device need have room for all of it
+            opened = open_model(self.pretrained)
+            model, self.tokenizer, self._fill = opened.model, opened.tokenizer, opened.fill
         model.set_dropout(self.gpt.dropout)
         check_pretrained(self.gpt, model.config, self.pretrained)
         self._pretrained_model, self.gpt = model, model.config
@@ -175,11 +168,31 @@ class Task(ExactStep):
     def configure_model(self) -> None:
         """Build the network, when the data module has already said its vocabulary.
 
+        Where the strategy lays a model over devices, this lays it out.
+
         Raises:
-            InputError: nobody knows the vocabulary size, or configuration and tokenizer disagree.
+            InputError: nobody knows the vocabulary size, configuration and tokenizer disagree, or
+                the network cannot be laid out that way.
         """
         if self.model is not None:
             return
+        mesh: DeviceMesh | None = self._device_mesh
+        if mesh is None:
+            self._build(None)
+            return
+        strategy = self.trainer.strategy
+        deferred = Deferred(strategy.root_device)
+        with deferred:
+            self._build(deferred)
+        lay_out(self, mesh, sharding_options(self.trainer), deferred.materialize)
+
+    def complete_model(self) -> None:
+        """Build what the task has beside the network, which is there now.
+
+        A hook for subclasses: what is built here is laid over devices like the network.
+        """
+
+    def _build(self, deferred: Deferred | None) -> None:
         self._load_pretrained()
         self._take_tokenizer(getattr(self._trainer, "datamodule", None))
         if self.tokenizer is not None:
@@ -190,15 +203,20 @@ class Task(ExactStep):
                 "module that has a tokenizer"
             )
         model, loaded = self.build_model(self.gpt), self._pretrained_model
-        if loaded is not None and model is not loaded:
+        fill = self._fill
+        if loaded is not None and deferred is not None and fill is not None:
+            for name, _ in loaded.named_parameters():
+                deferred.fill_with(model.get_parameter(name), partial(fill, name))
+        elif loaded is not None and model is not loaded:
             # A subclass built its own; what it added keeps the weights that it gave it.
             model.load_state_dict(loaded.state_dict(), strict=False)
         # A model that was loaded is in eval mode.
         self.model = model.train(self.training)
-        self._pretrained_model = None
+        self._pretrained_model = self._fill = None
         if self.adapters is not None:
             is_bf16 = self._trainer is not None and self._trainer.precision == "bf16-mixed"
             self.adapters.add_to(self.model, is_bf16)
+        self.complete_model()
         if self.freeze_patterns:
             freeze(self, self.freeze_patterns)
         self._apply_execution()
@@ -253,99 +271,3 @@ class Task(ExactStep):
             elapsed, remaining = timers[0].time_elapsed(), timers[0].time_remaining()
             schedule.set_total_seconds(elapsed + (remaining or 0.0))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    # ---- checkpoints ----
-
-    @classmethod
-    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
-        """Lightning's, with the safe loading that our checkpoints are made for as the default."""
-        kwargs.setdefault("weights_only", True)
-        return super().load_from_checkpoint(*args, **kwargs)
-
-    def saved_settings(self) -> dict[str, Any]:
-        """What `load_from_checkpoint` gives the constructor, primitives alone.
-
-        A hook for subclasses with settings of their own.
-        """
-        settings: dict[str, Any] = {"gpt": asdict(self.gpt), "pretrained": None, "lora": None}
-        if self.adapters is not None:
-            settings |= {"pretrained": self.adapters.base, "lora": asdict(self.adapters.config)}
-        return settings
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the checkpoint self-contained: network, tokenizer, format version.
-
-        With `lora`, it holds all but the base, and says by name and hash what that is.
-        """
-        origin = None if self.adapters is None else self.adapters.origin()
-        describe_into(checkpoint, self.gpt, self.tokenizer, origin)
-        # A class's save_hyperparameters() may have put callables there, which cannot be loaded.
-        kept = only_primitives(checkpoint.get("hyper_parameters", {}))
-        checkpoint["hyper_parameters"] = {**kept, **self.saved_settings()}
-        checkpoint["lit_gpt_kit"]["num_tokens_seen"] = self.num_tokens_seen
-        checkpoint["lit_gpt_kit"]["data"] = self._data_identity()
-        if self.adapters is not None:
-            saved, weights = self._saved_names(), checkpoint["state_dict"]
-            checkpoint["state_dict"] = {name: weights[name] for name in weights if name in saved}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is of the network and the tokenizer at hand.
-
-        Raises:
-            InputError: the run's network, adapters or tokenizer are not the checkpoint's; says what
-                differs.
-        """
-        saved = read_description(checkpoint)
-        self.num_tokens_seen = checkpoint["lit_gpt_kit"]["num_tokens_seen"]
-        if self.tokenizer is None:
-            self.tokenizer = saved.tokenizer
-        check_checkpoint(self.gpt, self.tokenizer, saved)
-        data, saved_data = self._data_identity(), checkpoint["lit_gpt_kit"].get("data")
-        # Of another task `load_state_dict` says that it is one.
-        names = checkpoint.get("state_dict", {}).keys()
-        is_of_this_task = not names or names == self._saved_names()
-        if is_of_this_task and data is not None and saved_data is not None:
-            check_data(data, saved_data)
-        if self.adapters is not None:
-            self.adapters.check(saved.adapter)
-        elif saved.adapter is not None:
-            raise InputError(
-                "the checkpoint holds adapters alone; give model.init_args.lora as it was trained"
-            )
-
-    def _data_identity(self) -> dict[str, Any] | None:
-        """What the data that is trained on says of itself."""
-        if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
-            return None
-        data = getattr(self._trainer, "datamodule", None)
-        found: dict[str, Any] | None = getattr(data, "identity", None)
-        return found
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Torch's; where adapters are trained, their base is not missed.
-
-        Raises:
-            InputError: the weights are not those of this task.
-        """
-        found = super().load_state_dict(state_dict, strict=False, assign=assign)
-        saved = self._saved_names()
-        missing = [name for name in found.missing_keys if name in saved]
-        odd = [*found.unexpected_keys, *missing]
-        if odd and (strict or self.adapters is not None):
-            place = "in the checkpoint alone" if found.unexpected_keys else "not in the checkpoint"
-            raise InputError(
-                f"the checkpoint is not of a {type(self).__name__} like this one: {odd[0]} is "
-                f"{place}, and {len(odd) - 1} more differ; use the task it was trained with"
-            )
-        return type(found)(missing, found.unexpected_keys)
-
-    def _saved_names(self) -> set[str]:
-        """The weights that a checkpoint holds: all, or with adapters what is not the base's."""
-        names = set(self.state_dict())
-        if self.adapters is None:
-            return names
-        added = {NETWORK_PREFIX + name for name in adapter_names(self.network)}
-        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
-        return added | trained | {name for name in names if not name.startswith(NETWORK_PREFIX)}

@@ -89,15 +89,12 @@ class SequenceClassification(Task):
         self.val_loss = MeanLoss()
         self.test_loss = MeanLoss()
 
-    def configure_model(self) -> None:
-        """Build the network and its head, when the data module has already said its labels.
+    def complete_model(self) -> None:
+        """Build the head, when the data module has already said its labels.
 
         Raises:
-            InputError: nobody knows the labels.
+            InputError: balanced weights are asked for, and nobody knows how often labels occur.
         """
-        if self.model is not None:
-            return
-        super().configure_model()
         # The next token is nobody's concern; a tied head is the embedding, and that is trained.
         if not self.gpt.tie_embeddings:
             self.network.lm_head.requires_grad_(False)
@@ -119,9 +116,14 @@ class SequenceClassification(Task):
 
     def _build_head(self, label_names: Sequence[str]) -> None:
         # In single precision like every weight that is trained, whatever the frozen ones are in.
-        self.head = Linear(self.gpt.embed_dim, len(label_names), bias=False, dtype=torch.float32)
+        self.head = Linear(
+            self.gpt.embed_dim,
+            len(label_names),
+            bias=False,
+            device=self.network.device,
+            dtype=torch.float32,
+        )
         nn.init.normal_(self.head.weight, std=self.gpt.init_std)
-        self.head.to(self.network.device)
         if isinstance(self.class_weights, Mapping):
             self._weigh(self.class_weights)
 
@@ -134,7 +136,11 @@ class SequenceClassification(Task):
             if not 0 <= weight < math.inf:
                 raise InputError(f"class_weights: {weight} of '{name}' must be at least 0")
         by_number = [float(weights.get(name, 1.0)) for name in names]
-        self.label_weights = torch.tensor(by_number, device=self.network.device)
+        device = self.network.device
+        # Of a network that is yet to be laid over devices nothing is anywhere.
+        self.label_weights = torch.tensor(
+            by_number, device="cpu" if device.type == "meta" else device
+        )
 
     def suggest(self, run_dir: str) -> str:
         """Labels for texts that have none."""

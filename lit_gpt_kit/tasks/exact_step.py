@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.optim.schedules import WarmupSchedule
+from lit_gpt_kit.ranks import data_share
 from lit_gpt_kit.steps import step_is_done, step_is_logged
 from lit_gpt_kit.tasks.bad_steps import BadSteps
 
@@ -84,9 +85,12 @@ class ExactStep(LightningModule):
 
     @contextmanager
     def _random_numbers_of_step(self, batch_idx: int) -> Iterator[None]:
-        """Make random numbers a function of seed, step, micro-batch and rank, within the body."""
+        """Make random numbers a function of seed, step, micro-batch and rows, within the body.
+
+        Ranks that share a copy of the model have the same rows, and drop the same activations.
+        """
         micro_batch = batch_idx % self.trainer.accumulate_grad_batches
-        place = (self._seed, self.trainer.global_step, micro_batch, self.trainer.global_rank)
+        place = (self._seed, self.trainer.global_step, micro_batch, data_share(self.trainer)[0])
         outer = torch.get_rng_state()
         torch.manual_seed(hash(place) & (2**63 - 1))
         try:
@@ -115,6 +119,7 @@ class ExactStep(LightningModule):
         # Lightning divided by the micro-batches, the strategy by the ranks.
         expected = self.expected_targets * self.trainer.accumulate_grad_batches
         if self.trainer.world_size > 1:
+            # Ranks with the same rows count them more than once, above and below the line.
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
             expected *= self.trainer.world_size
         nll, num_targets = sums
@@ -122,7 +127,7 @@ class ExactStep(LightningModule):
         num_targets = num_targets.where(num_targets > 0, 1.0)
         self._scale_gradients(optimizer, expected / num_targets)
         self.step_loss = nll / num_targets
-        self._last_step_tokens = self._step_tokens * self.trainer.world_size
+        self._last_step_tokens = self._step_tokens * data_share(self.trainer)[1]
         self.num_tokens_seen += self._last_step_tokens
         self._step_tokens = 0
 
@@ -142,8 +147,7 @@ class ExactStep(LightningModule):
         gradients = [p.grad for p in parameters if p.grad is not None]
         needs_scaler = self.trainer.precision == "16-mixed"
         by_norm = gradient_clip_algorithm in (None, "norm")
-        norm = torch.nn.utils.get_total_norm(gradients)
-        self.step_gradient_norm = _whole(norm)
+        norm = self.step_gradient_norm = _whole(torch.nn.utils.get_total_norm(gradients))
         if gradient_clip_val and (needs_scaler or not by_norm):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.generation.generate import complete
 from lit_gpt_kit.generation.sampling import SamplingConfig
 from lit_gpt_kit.model.config import GPTConfig
@@ -212,7 +213,17 @@ class LanguageModeling(Task):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Generation's state of the module, within the body."""
+        """Generation's state of the module, within the body.
+
+        Raises:
+            InputError: the model is laid over devices.
+        """
+        if self._device_mesh is not None:
+            # Whoever needs a token more than another rank would wait for it forever.
+            raise InputError(
+                "a model that is laid over devices writes no text in training; use its checkpoint "
+                "(lit-gpt generate RUN_DIR), or train with configs/strategies/ddp.yaml"
+            )
         was_training = self.training
         self.eval()
         # Each length of the text so far would be compiled anew.

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from lit_gpt_kit.callbacks.generation_metrics import GenerationMetrics
 from lit_gpt_kit.callbacks.text_metrics import TEXT_METRICS
 from lit_gpt_kit.data.examples import GenerationExample
 from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.parallel import ShardedStrategy
 from tests.command import run, write_project
 from tests.run_dir import only_run
 from tests.tiny import make_trainer
@@ -309,6 +311,12 @@ def test_wrong_input_gets_one_line() -> None:
     assert "example 1 has no reference; leave it out" in complaint_of(Parrot(), Batches(), without)
     dumb = type("Dumb", (Parrot,), {"__getattribute__": _hide_generate})()
     assert "Dumb can neither `answer` nor `generate`" in complaint_of(dumb, Batches(), given())
+
+
+def test_a_model_that_no_device_holds_whole_is_refused() -> None:
+    trainer: Any = SimpleNamespace(strategy=ShardedStrategy())
+    with pytest.raises(InputError, match="GenerationMetrics does not go with ShardedStrategy"):
+        given().setup(trainer, LightningModule(), "fit")
 
 
 def _hide_generate(self: Any, name: str) -> Any:

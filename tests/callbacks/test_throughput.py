@@ -190,7 +190,7 @@ def test_tokens_of_all_ranks_count(clock: Clock) -> None:
     logged: dict[str, float] = {}
     module: Any = SimpleNamespace(log=logged.__setitem__)
     trainer: Any = SimpleNamespace(
-        world_size=4,
+        distributed_sampler_kwargs={"rank": 1, "num_replicas": 4},
         accumulate_grad_batches=1,
         global_step=1,
         log_every_n_steps=1,

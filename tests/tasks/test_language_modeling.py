@@ -200,6 +200,13 @@ def writer() -> LanguageModeling:
     return task
 
 
+def test_a_model_that_is_laid_over_devices_writes_no_text(writer: LanguageModeling) -> None:
+    mesh: Any = "a mesh"
+    writer._device_mesh = mesh
+    with pytest.raises(InputError, match="laid over devices writes no text in training; use its"):
+        writer.generate("a")
+
+
 def test_generate_returns_the_new_text_alone(writer: LanguageModeling) -> None:
     tokenizer: Any = writer.tokenizer
     text = writer.generate("the fox", max_new_tokens=20, temperature=0.7, seed=1)

@@ -110,7 +110,10 @@ def test_every_step_micro_batch_and_rank_draws_its_own_numbers(
 
     monkeypatch.setattr(task, "compute_loss", draw_first)
     for rank in (0, 1):
-        monkeypatch.setattr(Trainer, "global_rank", property(lambda self, rank=rank: rank))
+        share = {"rank": rank, "num_replicas": 2}
+        monkeypatch.setattr(
+            Trainer, "distributed_sampler_kwargs", property(lambda self, share=share: share)
+        )
         trainer = make_trainer(tmp_path, 3, accumulate_grad_batches=2)
         trainer.fit(task, make_data())
     assert len(drawn) == len(set(drawn)) == 2 * 3 * 2
