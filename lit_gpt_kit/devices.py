@@ -78,6 +78,8 @@ def find_device(name: str) -> Device:
 
 def device_of_driver(name: str) -> Device | None:
     """The device whose driver calls it `name`; None for one that is not in the table."""
+    if " MIG " in name:
+        return None  # a slice of a device has a share of its peak
     return next((d for d in DEVICES.values() if re.fullmatch(d.pattern, name)), None)
 
 

@@ -29,7 +29,15 @@ def test_a_driver_names_its_device(driver: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "driver", ["NVIDIA L40S", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H800", "Tesla T4", ""]
+    "driver",
+    [
+        "NVIDIA L40S",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA H800",
+        "Tesla T4",
+        "",
+        "NVIDIA A100-SXM4-80GB MIG 1g.10gb",
+    ],
 )
 def test_a_device_of_another_name_is_not_taken_for_one(driver: str) -> None:
     assert device_of_driver(driver) is None

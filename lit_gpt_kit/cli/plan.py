@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_gpt_kit.checkpoints.load import load_config
 from lit_gpt_kit.cli.dry_run import DryCLI
 from lit_gpt_kit.cli.main import DONE
+from lit_gpt_kit.cli.parsing import without
 from lit_gpt_kit.cli.plan_lines import (
     Length,
     describe_arithmetic,
@@ -141,7 +142,7 @@ class PlanningCLI(DryCLI):
         print(
             "\n".join(f"{name:>11}: {text}" if name else f"{'':13}{text}" for name, text in lines)
         )
-        left = _without(self._arguments, OWN_OPTIONS)
+        left = without(self._arguments, OWN_OPTIONS)
         print(f"\nnext: {shlex.join(['lit-gpt', 'fit', *left])}")
 
 
@@ -194,16 +195,3 @@ def _length(trainer: Namespace, model: Namespace, tokens_per_step: int) -> Lengt
     if steps is None or steps < 0:
         steps = schedule.get("total_steps")
     return Length(None, None) if not steps else Length(steps, float(steps * tokens_per_step))
-
-
-def _without(arguments: list[str], options: tuple[str, ...]) -> list[str]:
-    """What was typed, as `fit` takes it."""
-    kept: list[str] = []
-    skip = False
-    for word in arguments:
-        name = word.removeprefix("--").partition("=")[0]
-        if skip or (word.startswith("--") and name in options):
-            skip = not skip and "=" not in word
-            continue
-        kept.append(word)
-    return kept

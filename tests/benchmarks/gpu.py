@@ -4,13 +4,12 @@ python -m tests.benchmarks.gpu [--only speed|recipe ...] [--shapes 124M|1.5B ...
     [--micro-batch N] [--no-compile] [--aim LOSS] [--fit "OPTIONS"] [--write [PAGE]]
 
 `speed` trains GPT-2's shape in rows of 1,024, vocabulary 50,304: bf16 autocast, fused AdamW,
-clipping; a bare loop with compiled blocks, and for 124M `lit-gpt fit`. MFU counts 6 N + 12 L H Q T
-FLOPs a token, N without position embeddings, against the dense bf16 peak; a device that is not in
-the table gets none. `recipe` is the size of nanoGPT's recipe for a GPU (6 layers, 6 heads, width
-384, rows of 256, 64 at a time, dropout 0.2) with the settings of configs/shakespeare-char.yaml:
-seconds from Enter until the loss on the whole validation part is 1.4697. `--fit` adds options to
-all runs of `lit-gpt fit`. Without CUDA nothing is measured. `--device cpu --tiny` only goes through
-the same lines, at a size that says nothing about speed.
+clipping; a bare loop with compiled blocks, and for 124M `lit-gpt fit`. MFU is what `fit` logs as
+`train/mfu`; a device whose peak is not known gets none. `recipe` is the size of nanoGPT's recipe
+for a GPU (6 layers, 6 heads, width 384, rows of 256, 64 at a time, dropout 0.2) with the settings
+of configs/shakespeare-char.yaml: seconds from Enter until the loss on the whole validation part is
+1.4697. `--fit` adds options to all runs of `lit-gpt fit`. Without CUDA nothing is measured.
+`--device cpu --tiny` only goes through the same lines, at a size that says nothing about speed.
 """
 
 import argparse
@@ -25,14 +24,15 @@ import torch
 from torch import nn
 
 from lit_gpt_kit import GPT, GPTConfig
+from lit_gpt_kit.devices import device_of_driver
 from lit_gpt_kit.files import write_atomically
+from lit_gpt_kit.model.flops import training_flops_per_token
 from lit_gpt_kit.model.loss import next_token_loss
 from tests.benchmarks import options as shared
 from tests.benchmarks.contestants.assignment import Assignment, Size
 from tests.benchmarks.contestants.fit import CONFIGS, watch
 from tests.benchmarks.contestants.fit import speed as speed_of_fit
 from tests.benchmarks.contestants.loop import adamw, peak_bytes
-from tests.benchmarks.flops import dense_bf16_peak, flops_per_token
 from tests.benchmarks.machine import conditions, shown_command
 from tests.benchmarks.recipes import reached
 from tests.benchmarks.tables import publish, shown, table
@@ -105,8 +105,8 @@ def fit_speed(
 def figures_of(rate: float, config: GPTConfig, device: torch.device) -> dict[str, Any]:
     """Tokens a second, and the MFU that they are, where the peak is known."""
     is_gpu = device.type == "cuda"
-    peak = dense_bf16_peak(torch.cuda.get_device_name()) if is_gpu else None
-    mfu = None if peak is None else rate * flops_per_token(config) / peak
+    known = device_of_driver(torch.cuda.get_device_name()) if is_gpu else None
+    mfu = None if known is None else rate * training_flops_per_token(config) / known.peak_bf16
     return {"tokens_per_second": rate, "mfu": mfu}
 
 
