@@ -115,6 +115,11 @@ class SampleText(Callback):
         self._rows = state_dict["rows"]
         self._num_validations = state_dict["num_validations"]
 
+    @property
+    def last_text(self) -> str | None:
+        """The newest sample, if it was shown."""
+        return str(self._rows[-1][-1]) if self._rows and self.is_shown else None
+
     def _write(self, trainer: Trainer, module: Any, prompt: str) -> str:
         options = {"max_new_tokens": self.max_new_tokens, **self.sampling}
         if _asks(trainer, module):

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_gpt_kit.callbacks.sample_text import default_prompt
+from lit_gpt_kit.callbacks.sample_text import SampleText, default_prompt
 from lit_gpt_kit.callbacks.throughput import Throughput
 from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.ranks import data_share, shares_model
@@ -121,7 +121,7 @@ def _next_command(trainer: Trainer, module: LightningModule, run_dir: str) -> st
         _show_answer(module, data)
         return f"lit-gpt chat {run_dir}"
     if can_write or suggest is None:
-        return f"lit-gpt generate {run_dir} --prompt {_show_sample(module)}"
+        return f"lit-gpt generate {run_dir} --prompt {_show_sample(trainer, module)}"
     return str(suggest(run_dir))
 
 
@@ -136,16 +136,18 @@ def _show_answer(module: Any, data: Any) -> None:
                 speaker = ""
 
 
-def _show_sample(module: LightningModule) -> str:
-    """Print a text that the model writes; returns a prompt to try, quoted for a shell."""
-    tokenizer = getattr(module, "tokenizer", None)
-    write: Any = getattr(module, "generate", None)
-    if not isinstance(tokenizer, Tokenizer) or write is None:
-        return "TEXT"
-    text = write(
-        default_prompt(tokenizer), max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=0
-    )
-    print("\nsample:\n" + "\n".join(f"  | {line}" for line in text.strip("\n").splitlines()))
+def _show_sample(trainer: Trainer, module: LightningModule) -> str:
+    """Print a text that the model writes, unless one was; returns a prompt to try, for a shell."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    text = next((c.last_text for c in callbacks if isinstance(c, SampleText) and c.last_text), None)
+    if text is None:
+        tokenizer = getattr(module, "tokenizer", None)
+        write: Any = getattr(module, "generate", None)
+        if not isinstance(tokenizer, Tokenizer) or write is None:
+            return "TEXT"
+        prompt = default_prompt(tokenizer)
+        text = str(write(prompt, max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=0))
+        print("\nsample:\n" + "\n".join(f"  | {line}" for line in text.strip("\n").splitlines()))
     # A word of the sample, one that surely fits the block and that a person would type.
     words = [word for word in text.split() if word.isalpha() and len(word) <= LONGEST_PROMPT]
     return shlex.quote(words[0] if words else text.strip()[:1] or "TEXT")

@@ -30,7 +30,10 @@ def build_wandb_logger(run_dir: Path, name: str) -> WandbLogger:
 
     def build(mode: str) -> WandbLogger:
         settings = quiet.model_copy(update={"mode": mode})
-        return WandbLogger(name=name, save_dir=str(run_dir), project=PROJECT, settings=settings)
+        logger = WandbLogger(name=name, save_dir=str(run_dir), project=PROJECT, settings=settings)
+        # W&B warns of it whatever it is, and Lightning gives it always.
+        logger._wandb_init.pop("anonymous", None)
+        return logger
 
     if mode != "online":
         return build(mode)
