@@ -30,8 +30,8 @@ def drop(x: Tensor, probability: float, is_training: bool) -> Tensor:
         return F.dropout(x, probability)
     half = 2 ** (BITS - 1)
     dropped = min(round(probability * 2 * half), 2 * half - 1)
-    words = torch.empty(-(-x.numel() * BITS // 64), dtype=torch.int64)
-    bits = words.random_(-(2**63), None).view(torch.int16)[: x.numel()].view(x.shape)
+    words = torch.randint(-(2**63), 2**63 - 1, (-(-x.numel() * BITS // 64),))
+    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
     # Written as x's own type at once: a mask of booleans would be read and written once more.
     kept = torch.ge(bits, dropped - half, out=torch.empty_like(x))
     return x * kept.mul_(2 * half / (2 * half - dropped))

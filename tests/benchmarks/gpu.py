@@ -44,7 +44,7 @@ MICRO_BATCHES = {"124M": 32, "1.5B": 8}
 TINY = GPTConfig(vocab_size=128, block_size=16, num_layers=2, num_heads=2, embed_dim=16)
 AIM = 1.4697
 BABY_GPT = {"num_layers": 6, "num_heads": 6, "embed_dim": 384, "block_size": 256, "dropout": 0.2}
-TINY_BABY = {"num_layers": 1, "num_heads": 1, "embed_dim": 8, "block_size": 16, "dropout": 0.2}
+TINY_BABY = {"num_layers": 1, "num_heads": 1, "embed_dim": 8, "block_size": 32, "dropout": 0.2}
 
 
 def speed(
