@@ -156,8 +156,7 @@ def test_a_quick_trial_of_the_recipes(tmp_path: Path, capsys: pytest.CaptureFixt
     output = tmp_path / "figures.json"
     shape = "--model.gpt.num_layers=1 --model.gpt.block_size=16 --data.batch_size=2"
     steps = "--trainer.max_steps=4 --trainer.val_check_interval=2"
-    short = "--model.window_warmup.start=16"
-    ours = f"--config configs/shakespeare-char.yaml {shape} {short} {steps}"
+    ours = f"--config configs/shakespeare-char.yaml {shape} {steps}"
     how = ["--steps", "20", "--threads", "1", "--fit", ours]
     recipes.main(["--text", f"{tmp_path}/text.txt", "--output", str(output), *how])
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line[:1] == "|"]

@@ -73,7 +73,8 @@ class Throughput(Callback):
         """Listen no more."""
         if stage == "fit":
             profiler: Any = trainer.profiler  # type: ignore[attr-defined]
-            del profiler.start, profiler.stop  # those of the class are there again
+            for name in ("start", "stop"):  # those of the class are there again
+                vars(profiler).pop(name, None)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out what the device can do."""

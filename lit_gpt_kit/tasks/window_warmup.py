@@ -19,7 +19,7 @@ class WindowWarmup:
     """
 
     start: int
-    """Tokens that a row is cut to at first; the block is that times a power of two."""
+    """Tokens that a row is cut to at first; a longer block is that times a power of two."""
     steps: int
     """Optimiser steps until rows are whole."""
 
@@ -39,6 +39,8 @@ class WindowWarmup:
         Raises:
             InputError: the block is not reached by doubling.
         """
+        if self.start >= block_size:
+            return block_size  # a recipe for longer rows
         times = block_size // self.start
         if self.start * times != block_size or times & (times - 1):
             raise InputError(
