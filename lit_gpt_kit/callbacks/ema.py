@@ -9,6 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from lit_gpt_kit.checkpoints.native import TRAINED_WEIGHTS
 from lit_gpt_kit.errors import InputError
 
 
@@ -113,11 +114,11 @@ class EMAWeights(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The trained weights."""
         held = self._others if self._shows_average else self._weights
-        return {"trained": {name: weight.detach() for name, weight in held.items()}}
+        return {TRAINED_WEIGHTS: {name: weight.detach() for name, weight in held.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep them until the average is read from the network, which holds it then."""
-        self._loaded = state_dict["trained"]
+        self._loaded = state_dict[TRAINED_WEIGHTS]
 
     @torch.no_grad()
     def _exchange(self) -> None:

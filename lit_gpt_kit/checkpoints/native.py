@@ -25,6 +25,9 @@ FORMAT_VERSION = 1
 """Raised when an older release could not read what is written now."""
 LAST_FILE, PREVIOUS_FILE = "last.ckpt", "previous.ckpt"
 """The state to go on from, and what it was before, should the first be damaged."""
+TRAINED_WEIGHTS = "trained_weights"
+"""Key of a callback's state that holds the weights to train on with, where those of the checkpoint
+are others, such as an average of them."""
 NETWORK_PREFIX = "model."
 """The network's attribute name in a task, with which its weights' names begin."""
 

@@ -125,6 +125,7 @@ class TrialCLI(TrainingCLI):
         """Train the longest rows for a few steps."""
         data: Any = self.datamodule
         data.batch_size, data.global_batch = self.batch_size, None
+        data.batch_warmup = None  # its first steps would read fewer rows than are tried
         load = data.train_dataloader
         data.train_dataloader = lambda: longest_rows(load(), self.batch_size)
         if self.limit and self.trainer.strategy.root_device.type == "cuda":

@@ -136,6 +136,16 @@ class TextDataModule(DataModule):
         starts: list[int] = self.train_dataloader().rows_of_step(step).tolist()
         return starts
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """That of every data module, and how many rows a step reads at first."""
+        identity = super().identity
+        rows = identity["order"]["rows_per_step"]
+        if self.batch_warmup is not None:
+            rows = rows // self.batch_size * self.batch_warmup.start
+        identity["order"]["rows_at_first"] = rows
+        return identity
+
     def training_content(self) -> tuple[str, list[Any]]:
         """The tokens of training."""
         stream = self.train_stream

@@ -169,8 +169,10 @@ class ExactStep(LightningModule):
             # Ranks that named the run folder after the time may have named two.
             folder = self.trainer.strategy.broadcast(Path(self.trainer.default_root_dir))
             path = folder / BEFORE_BAD_STEPS
+            complaint = self._describe_bad_steps(path)
+            self.bad_steps.num_in_a_row = 0  # who goes on from there has mended something
             self.trainer.save_checkpoint(path)
-            raise InputError(self._describe_bad_steps(path))
+            raise InputError(complaint)
 
     def on_train_end(self) -> None:
         """Say so if the last step was a bad one."""

@@ -8,6 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_gpt_kit.checkpoints.native import (
     NETWORK_PREFIX,
+    TRAINED_WEIGHTS,
     describe_into,
     only_primitives,
     read_description,
@@ -63,6 +64,8 @@ class SelfContained(ExactStep):
         checkpoint["hyper_parameters"] = {**kept, **self.saved_settings()}
         checkpoint["lit_gpt_kit"]["num_tokens_seen"] = self.num_tokens_seen
         checkpoint["lit_gpt_kit"]["data"] = self._data_identity()
+        self.bad_steps.read()
+        checkpoint["lit_gpt_kit"]["num_bad_steps"] = self.bad_steps.num_in_a_row
         if self.adapters is not None:
             saved, weights = self._saved_names(), checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: weights[name] for name in weights if name in saved}
@@ -72,10 +75,11 @@ class SelfContained(ExactStep):
 
         Raises:
             InputError: the run's network, adapters or tokenizer are not the checkpoint's; says what
-                differs.
+                differs. Or a callback is missing that keeps the weights to go on with.
         """
         saved = read_description(checkpoint)
         self.num_tokens_seen = checkpoint["lit_gpt_kit"]["num_tokens_seen"]
+        self.bad_steps.num_in_a_row = checkpoint["lit_gpt_kit"].get("num_bad_steps", 0)
         if self.tokenizer is None:
             self.tokenizer = saved.tokenizer
         check_checkpoint(self.gpt, self.tokenizer, saved)
@@ -85,12 +89,26 @@ class SelfContained(ExactStep):
         is_of_this_task = not names or names == self._saved_names()
         if is_of_this_task and data is not None and saved_data is not None:
             check_data(data, saved_data)
+        self._check_callbacks(checkpoint.get("callbacks", {}))
         if self.adapters is not None:
             self.adapters.check(saved.adapter)
         elif saved.adapter is not None:
             raise InputError(
                 "the checkpoint holds adapters alone; give model.init_args.lora as it was trained"
             )
+
+    def _check_callbacks(self, states: Mapping[str, Any]) -> None:
+        if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
+            return
+        callbacks: list[Any] = self._trainer.callbacks  # type: ignore[attr-defined]
+        there = {callback.state_key for callback in callbacks}
+        for name, state in states.items():
+            if name not in there and isinstance(state, dict) and TRAINED_WEIGHTS in state:
+                raise InputError(
+                    f"the checkpoint's weights are an average, and {name} holds those to train on "
+                    "with; give the callback as it was configured, or start a new run from the "
+                    "average: set model.init_args.pretrained to the checkpoint"
+                )
 
     def _data_identity(self) -> dict[str, Any] | None:
         """What the data that is trained on says of itself."""

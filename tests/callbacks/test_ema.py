@@ -21,7 +21,7 @@ from lit_gpt_kit import (
 )
 from lit_gpt_kit.callbacks.ema import EMAWeights
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
-from lit_gpt_kit.checkpoints.native import read_checkpoint
+from lit_gpt_kit.checkpoints.native import TRAINED_WEIGHTS, read_checkpoint
 from tests.tasks.test_resume import DROPOUT, StopAfter, state
 from tests.tiny import make_task, make_trainer
 
@@ -152,7 +152,7 @@ def test_what_is_saved_in_mid_validation_is_the_same(make_data: MakeData, tmp_pa
     fit(make_data(), tmp_path, [EMAWeights(DECAY), note, SaveInValidation(path)])
     checkpoint = read_checkpoint(path)
     assert_are(checkpoint["state_dict"], averages(note.trained)[10])
-    trained = checkpoint["callbacks"]["EMAWeights"]["trained"]
+    trained = checkpoint["callbacks"]["EMAWeights"][TRAINED_WEIGHTS]
     assert len(trained) == len(checkpoint["state_dict"]) - 1  # the head is the embedding
     for name, value in trained.items():
         assert torch.equal(value, note.trained[10][name]), name
@@ -177,7 +177,7 @@ def test_adapters_are_averaged_and_saved_alone(make_data: MakeData, tmp_path: Pa
     expected = tune([EMAWeights(DECAY), note, LastCheckpoint(tmp_path / "through")]).state_dict()
     assert_are(expected, averages(note.trained)[6])
     saved = read_checkpoint(tmp_path / "through" / "last.ckpt")
-    trained = saved["callbacks"]["EMAWeights"]["trained"]
+    trained = saved["callbacks"]["EMAWeights"][TRAINED_WEIGHTS]
     assert saved["state_dict"].keys() == trained.keys()
     assert len(trained) < len(expected)
     assert "model.token_embedding.weight" not in trained
@@ -186,6 +186,20 @@ def test_adapters_are_averaged_and_saved_alone(make_data: MakeData, tmp_path: Pa
     actual = tune([EMAWeights(DECAY)], tmp_path / "last.ckpt").state_dict()
     for name, value in expected.items():
         assert torch.equal(value, actual[name]), name
+
+
+def test_a_run_goes_on_with_the_average_or_not_at_all(make_data: MakeData, tmp_path: Path) -> None:
+    last = LastCheckpoint(tmp_path)
+    note = Note()
+    fit(make_data(), tmp_path, [EMAWeights(DECAY), note, last])
+    path = tmp_path / "last.ckpt"
+    trainer = make_trainer(tmp_path, STEPS + 1)
+    with pytest.raises(InputError, match="are an average, and EMAWeights holds those to train on"):
+        trainer.fit(make_task(DROPOUT), make_data(), ckpt_path=path, weights_only=True)
+    # What is measured is the average, and nothing is missing for that.
+    task = make_task(DROPOUT)
+    make_trainer(tmp_path, 1).validate(task, make_data(), ckpt_path=path, weights_only=True)
+    assert_are(task.state_dict(), averages(note.trained)[STEPS])
 
 
 def test_refuses_weights_in_shards(tmp_path: Path) -> None:

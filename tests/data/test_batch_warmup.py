@@ -123,3 +123,30 @@ def test_a_run_says_how_many_epochs_it_really_reads(tmp_path: Path) -> None:
 def test_refusals(start: int, steps: int, said: str) -> None:
     with pytest.raises(InputError, match=said):
         TextDataModule(["x.txt"], batch_size=8, batch_warmup=BatchWarmup(start, steps))
+
+
+@pytest.mark.parametrize(
+    ("warmup", "rows"), [(None, 24), (BatchWarmup(2, 5), 6), (BatchWarmup(8, 5), 24)]
+)
+def test_checkpoints_remember_how_many_rows_are_read_at_first(
+    warmup: BatchWarmup | None, rows: int, tmp_path: Path
+) -> None:
+    (tmp_path / "poem.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 60)
+    data = TextDataModule(
+        [str(tmp_path / "poem.txt")],
+        tokenizer=TokenizerConfig("byte"),
+        batch_size=8,
+        block_size=8,
+        cache_dir=str(tmp_path / "cache"),
+        batch_warmup=warmup,
+    )
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        accumulate_grad_batches=3,
+        distributed_sampler_kwargs=None,
+        lightning_module=None,
+        strategy=SimpleNamespace(broadcast=lambda seed: seed),
+        state=SimpleNamespace(fn="fit"),
+    )
+    data.setup("fit")
+    order = data.identity["order"]
+    assert (order["rows_per_step"], order["rows_at_first"]) == (24, rows)

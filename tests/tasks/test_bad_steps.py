@@ -247,6 +247,22 @@ def test_a_run_that_stopped_goes_on_behind_the_bad_steps(
     assert_same(state(task), state(through))
 
 
+def test_a_run_that_is_continued_goes_on_counting(make_data: MakeData, tmp_path: Path) -> None:
+    spoiled = dict.fromkeys(range(3, 8), float("nan"))
+    trainer = make_trainer(tmp_path, 5)
+    trainer.fit(spoil(spoiled, max_bad_steps=4), make_data())
+    path = tmp_path / "five.ckpt"
+    trainer.save_checkpoint(path)
+    assert torch.load(path, weights_only=True)["lit_gpt_kit"]["num_bad_steps"] == 3
+    with pytest.raises(InputError, match=r"^4 steps in a row were not finite \(step 6: "):
+        make_trainer(tmp_path, 10).fit(
+            spoil({1: float("nan")}, max_bad_steps=4),  # its first loss is step 6's
+            make_data(),
+            ckpt_path=path,
+            weights_only=True,
+        )
+
+
 def test_a_good_step_between_counts_anew(make_data: MakeData, tmp_path: Path) -> None:
     spoiled = {step: float("nan") for step in range(1, 9) if step % 3}
     trainer = make_trainer(tmp_path, 9)
