@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lit_gpt_kit.cli.tune_batch import TOO_MUCH
-from lit_gpt_kit.cli.tune_trial import NUM_STEPS, longest_rows
+from lit_gpt_kit.cli.tune_trial import NUM_STEPS, TrialCLI, longest_rows
+from lit_gpt_kit.data.batch_warmup import BatchWarmup
 
 GREEDY = """
 import sys, threading
@@ -46,3 +47,14 @@ def test_ends_a_process_that_takes_too_much() -> None:
     assert done.returncode == TOO_MUCH, done.stderr
     before, after = map(int, done.stdout.split())
     assert 2**28 <= after - before < 2**28 + 2**26
+
+
+def test_reads_whole_batches_whatever_warm_up_there_is() -> None:
+    data = SimpleNamespace(train_dataloader=lambda: None, batch_warmup=BatchWarmup(2, 3))
+    cli: Any = TrialCLI.__new__(TrialCLI)
+    tried: list[Any] = []
+    fit = SimpleNamespace(fit=lambda model, datamodule: tried.append(vars(datamodule).copy()))
+    vars(cli).update(batch_size=8, limit=0, datamodule=data, model=None, trainer=fit)
+    cli.try_it()
+    (seen,) = tried
+    assert (seen["batch_size"], seen["batch_warmup"], seen["global_batch"]) == (8, None, None)
