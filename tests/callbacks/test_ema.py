@@ -137,9 +137,7 @@ def test_a_stopped_run_ends_bit_for_bit_alike(
 
 
 @pytest.mark.filterwarnings("ignore:step 3 is passed over")
-def test_a_step_that_is_passed_over_leaves_the_average(
-    make_data: MakeData, tmp_path: Path
-) -> None:
+def test_a_step_that_is_passed_over_leaves_the_average(make_data: MakeData, tmp_path: Path) -> None:
     class Spoil(Callback):
         def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
             if trainer.global_step == 2:
@@ -150,9 +148,7 @@ def test_a_step_that_is_passed_over_leaves_the_average(
     make_trainer(tmp_path, 4, callbacks=[Spoil(), average, shown]).fit(make_task(), make_data())
     for name, value in shown.after[2].items():
         assert torch.equal(shown.after[3][name], value), name
-    assert not torch.equal(
-        shown.after[4]["model.norm.weight"], shown.after[3]["model.norm.weight"]
-    )
+    assert not torch.equal(shown.after[4]["model.norm.weight"], shown.after[3]["model.norm.weight"])
 
 
 class Averages(Callback):

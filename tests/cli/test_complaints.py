@@ -25,8 +25,8 @@ class Complain(Callback):
 
 
 def test_the_first_to_ask_complains() -> None:
-    assert may_complain() and not another_complained()  # alone, one may always
-    assert may_complain()
+    assert [may_complain(), may_complain()] == [True, True]  # alone, one may always
+    assert not another_complained()
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
     try:
@@ -41,10 +41,11 @@ def test_the_first_to_ask_complains() -> None:
 @pytest.mark.parametrize("ranks", ["[0,1]", "[1]"])
 def test_two_processes_say_it_once(project: Path, ranks: str) -> None:
     (project / "complaining.py").write_text(COMPLAIN)
+    paths = os.pathsep.join([str(project), str(REPOSITORY)])
     result = run_process(
         project, "fit", "--config", "tiny.yaml", "--trainer.devices=2", "--trainer.logger=false",
         "--trainer.strategy=ddp", "--trainer.callbacks=complaining.Complain",
-        f"--trainer.callbacks.ranks={ranks}", env={"PYTHONPATH": os.pathsep.join([str(project), str(REPOSITORY)])},
+        f"--trainer.callbacks.ranks={ranks}", env={"PYTHONPATH": paths},
     )  # fmt: skip
     lines = [line for line in result.err.splitlines() if not line.startswith(("step", "token"))]
     assert lines == ["lit-gpt: a row is wrong; mend it"], result.err

@@ -65,6 +65,7 @@ def test_a_run_that_ends_well_leaves_the_others_alone(later: list[Any]) -> None:
         pass
     (process,) = launcher.procs
     time.sleep(0.05)
-    assert process.poll() is None and later == []
+    assert process.poll() is None
+    assert later == []
     process.kill()
     process.wait()
