@@ -52,20 +52,40 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def put_in_place(new: Path, place: Path) -> None:
-    """Rename a folder into a place that may be taken; what was there is deleted afterwards.
+def put_in_place(new: Path, place: Path, keep_as: Path | None = None) -> None:
+    """Rename a file or folder into a place that may be taken; what was there is deleted afterwards.
 
-    A crash between the two renames leaves what was there under the name of `moved_aside`.
+    A crash between the renames leaves what was there under the name of `moved_aside`, or under
+    that which it is kept under.
+
+    Args:
+        new: what goes there.
+        place: where it goes.
+        keep_as: what was there is kept under this name, in whose place it goes.
     """
-    old = moved_aside(place)
     if place.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        place.replace(old)
+        if keep_as is None:
+            move_aside(place)
+        else:
+            move_aside(keep_as)  # while there still is something in `place`
+            place.replace(keep_as)
     new.replace(place)
-    if old.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
+    for old in (moved_aside(place), *([] if keep_as is None else [moved_aside(keep_as)])):
+        _delete(old)
+
+
+def move_aside(place: Path) -> None:
+    """Call what is in a place, if anything is, by another name; see `moved_aside`."""
+    if place.exists():
+        _delete(moved_aside(place))
+        place.replace(moved_aside(place))
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
     else:
-        old.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def moved_aside(place: Path) -> Path:

@@ -4,10 +4,12 @@ import errno
 import os
 import re
 import resource
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -142,3 +144,42 @@ def test_after_a_crash_between_two_renames_the_old_one_is_there(
     with pytest.raises(FileNotFoundError):
         put_in_place(tmp_path / "missing", place)
     assert (moved_aside(place) / "content").read_text() == "old"
+
+
+def test_a_crash_at_any_time_leaves_what_was_there_or_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder is kept under another name, where an older one was kept before."""
+
+    def folder(name: str, content: str) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "content").write_text(content)
+        return tmp_path / name
+
+    class CrashError(Exception):
+        pass
+
+    place, kept = folder("place", "old"), folder("kept", "older")
+    replace, found = Path.replace, []
+    for num_renames in range(4):
+        left = iter(range(num_renames))
+
+        def rename(*args: Any, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise CrashError
+            replace(*args)
+
+        monkeypatch.setattr(Path, "replace", rename)
+        new = folder(f"new{num_renames}", "new")
+        with suppress(CrashError):
+            put_in_place(new, place, keep_as=kept)
+        contents = [path / "content" for path in (place, kept)]
+        found.append([path.read_text() if path.exists() else None for path in contents])
+        # Begun again: what was left behind is no hindrance.
+        monkeypatch.setattr(Path, "replace", replace)
+        for path, content in ((place, "old"), (kept, "older")):
+            shutil.rmtree(path, ignore_errors=True)
+            folder(path.name, content)
+    assert found == [["old", "older"], ["old", None], [None, "old"], ["new", "old"]]
+    put_in_place(folder("last", "new"), place, keep_as=kept)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -18,7 +18,8 @@ class EMAWeights(Callback):
 
     After each step: average = d * average + (1 - d) * weights, where d is `decay`, and less in the
     first steps, min(decay, (1 + step) / (10 + step)), so that the initial weights are soon
-    forgotten (Polyak and Juditsky 1992; the ramp is TensorFlow's).
+    forgotten (Polyak and Juditsky 1992; the ramp is TensorFlow's). A step that a task passes over
+    (`step_is_taken`), since its loss or gradient was not finite, leaves the average as it is.
 
     Training is what it would be without. Validation and what it writes, the weights in checkpoints
     and the network after the run are the average; beside it a checkpoint keeps the trained weights,
@@ -81,8 +82,11 @@ class EMAWeights(Callback):
             return
         self._last_step = step
         decay = min(self.decay, (1 + step) / (10 + step))
-        weights = [weight.detach() for weight in self._weights.values()]
-        torch._foreach_lerp_(list(self._others.values()), weights, 1.0 - decay)
+        taken: Tensor | None = getattr(pl_module, "step_is_taken", None)
+        for name, average in self._others.items():
+            # Made on the device, where it is known whether the step was taken: nobody waits.
+            share = torch.full((), 1.0 - decay, dtype=average.dtype, device=average.device)
+            average.lerp_(self._weights[name], share if taken is None else share * taken)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the average."""

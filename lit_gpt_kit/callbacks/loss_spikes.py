@@ -34,7 +34,8 @@ class LossSpikes(Callback):
     that is not finite is a spike too. The
     line has the step, its loss, the level, the gradient's norm before clipping, and the numbers of
     the rows it read: `rows_of_step` of the data module. Looks at losses when the Trainer logs, so
-    that the host never waits for the device for it.
+    that the host never waits for the device for it. What is usual is part of a checkpoint, so that
+    a run that goes on writes what one that never stopped would have written.
 
     Args:
         folder: where spikes.csv goes; the Trainer's default_root_dir by default.
@@ -49,17 +50,22 @@ class LossSpikes(Callback):
         self.threshold = threshold
         self._losses: deque[float] = deque(maxlen=window)
         self._seen: list[tuple[int, Tensor]] = []
+        self._fetched: list[tuple[int, float, float]] = []
         self._rows: list[dict[str, str]] = []
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up the lines of a run that goes on, less those of steps that it will repeat."""
-        self._seen, self._rows = [], []
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier run; what a checkpoint holds comes after this."""
+        self._seen, self._fetched, self._rows = [], [], []
         self._losses.clear()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take up the lines of a run that goes on, less those of steps that it looks at again."""
+        first_again = min([step for step, _, _ in self._fetched], default=trainer.global_step + 1)
         path = self._path(trainer)
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
-            self._rows = [row for row in rows if int(row["step"]) <= trainer.global_step]
+            self._rows = [row for row in rows if int(row["step"]) < first_again]
 
     def on_train_batch_end(
         self,
@@ -89,16 +95,33 @@ class LossSpikes(Callback):
         """Look at the last ones: they may be why."""
         self._look(trainer)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The last losses, and the steps that were not looked at yet."""
+        self._fetch()
+        return {"losses": list(self._losses), "fetched": list(self._fetched)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from them."""
+        self._losses.extend(state_dict["losses"])
+        self._fetched = [(step, loss, norm) for step, loss, norm in state_dict["fetched"]]
+
+    def _fetch(self) -> None:
+        """Wait for the values of the steps that were seen."""
+        if self._seen:
+            steps = [step for step, _ in self._seen]
+            values = torch.stack([pair for _, pair in self._seen]).tolist()
+            self._fetched += [
+                (step, loss, norm) for step, (loss, norm) in zip(steps, values, strict=True)
+            ]
+            self._seen = []
+
     def _look(self, trainer: Trainer) -> None:
-        if not self._seen:
-            return
-        steps = [step for step, _ in self._seen]
-        values = torch.stack([pair for _, pair in self._seen]).tolist()
-        self._seen = []
+        self._fetch()
+        steps, self._fetched = self._fetched, []
         if not trainer.is_global_zero:
             return
         spikes = []
-        for step, (loss, norm) in zip(steps, values, strict=True):
+        for step, loss, norm in steps:
             level, highest = usual(self._losses, self.threshold)
             if not math.isfinite(loss + norm) or loss > highest:
                 spikes.append(step)

@@ -6,7 +6,8 @@ tensors and primitives, so that `torch.load(weights_only=True)` reads it and not
 
 import pickle
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,13 @@ from typing import Any
 import torch
 
 from lit_gpt_kit.checkpoints.seal import has_good_seal
-from lit_gpt_kit.checkpoints.sharded import is_sharded, read_rest, read_sharded
+from lit_gpt_kit.checkpoints.sharded import (
+    DamagedFolderError,
+    is_sharded,
+    read_rest,
+    read_sharded,
+    verify,
+)
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.lora import LoRAConfig
@@ -116,7 +123,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         InputError: it holds more than tensors and primitives.
     """
     if is_sharded(path):
-        return read_sharded(path)
+        with names_another(path):
+            return read_sharded(path)
     if not path.is_file():
         raise MissingFileError(f"checkpoint {path} does not exist")
     refuse_damaged(path)
@@ -144,7 +152,23 @@ def read_outline(path: Path) -> dict[str, Any]:
         MissingFileError: there is no such file.
         InputError: as in `read_checkpoint`.
     """
-    return read_rest(path) if is_sharded(path) else read_checkpoint(path)
+    if not is_sharded(path):
+        return read_checkpoint(path)
+    with names_another(path):
+        return read_rest(path)
+
+
+@contextmanager
+def names_another(path: Path) -> Iterator[None]:
+    """Have the complaint about a sharded checkpoint that is not whole name one that is.
+
+    Raises:
+        DamagedCheckpointError: the body found a file missing, cut short or altered.
+    """
+    try:
+        yield
+    except DamagedFolderError as error:
+        raise DamagedCheckpointError(path, error.what) from error
 
 
 def refuse_damaged(path: Path) -> None:
@@ -164,26 +188,36 @@ class DamagedCheckpointError(InputError):
         other: the newest whole one beside it, if there is one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, what: str = "it was cut short or altered") -> None:
         self.other = _newest_whole(path)
         remedy = "there is no whole one beside it"
         if self.other is not None:
             remedy = f"the newest whole one beside it is {self.other}"
-        super().__init__(f"{path} is not a whole checkpoint, it was cut short or altered; {remedy}")
+        super().__init__(f"{path} is not a whole checkpoint, {what}; {remedy}")
 
 
 def _newest_whole(damaged: Path) -> Path | None:
-    others = (path for path in damaged.parent.glob("*.ckpt") if path != damaged and path.is_file())
+    others = (path for path in damaged.parent.glob("*.ckpt") if path != damaged)
     newest_first = sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True)
     return next((path for path in newest_first if _is_whole(path)), None)
 
 
 def _is_whole(path: Path) -> bool:
+    if path.is_dir():
+        with suppress(InputError):
+            verify(path)
+            return is_sharded(path)
+        return False
     good = has_good_seal(path)
     if good is None:
         with suppress(Exception):  # a damaged pickle raises anything
             return isinstance(_load(path), dict)
     return bool(good)
+
+
+def keep_previous_as(path: Path) -> Path | None:
+    """Under which name a checkpoint that gives way is kept; None where it is not the last one."""
+    return path.with_name(PREVIOUS_FILE) if path.name == LAST_FILE else None
 
 
 def _load(path: Path) -> Any:

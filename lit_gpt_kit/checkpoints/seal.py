@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from lit_gpt_kit.files import says_when_full
+from lit_gpt_kit.files import put_in_place, says_when_full
 
 MARK = b"lit-gpt sha256 "
 COMMENT_LENGTH = len(MARK) + 2 * hashlib.sha256().digest_size
@@ -133,7 +133,8 @@ def _link(path: Path, other: Path) -> None:
         # A file system without links: for a moment there is no `path`, but `other` is whole.
         with suppress(OSError):
             os.link(path, temporary)
-        (temporary if temporary.exists() else path).replace(other)
+        # Perhaps a folder: a run on several devices was continued on one.
+        put_in_place(temporary if temporary.exists() else path, other)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from lit_gpt_kit.checkpoints.native import LAST_FILE, PREVIOUS_FILE, refuse_damaged
+from lit_gpt_kit.checkpoints.native import keep_previous_as, refuse_damaged
 from lit_gpt_kit.checkpoints.seal import save_sealed
 
 
@@ -33,8 +33,7 @@ class SealedCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
-        keep_as = path.with_name(PREVIOUS_FILE) if path.name == LAST_FILE else None
-        save_sealed(checkpoint, path, keep_as)
+        save_sealed(checkpoint, path, keep_previous_as(path))
 
     def load_checkpoint(
         self,

@@ -65,6 +65,18 @@ def is_sharded(path: Path) -> bool:
     return (path / INDEX).is_file() and (path / REST).is_file()
 
 
+class DamagedFolderError(InputError):
+    """A sharded checkpoint that is not whole.
+
+    Attributes:
+        what: the file that is missing, cut short or altered.
+    """
+
+    def __init__(self, folder: Path, what: str) -> None:
+        self.what = what
+        super().__init__(f"{folder} is not a whole checkpoint, {what}; use another one")
+
+
 class SafeReader(FileSystemReader):
     """Torch's reader; its index is not allowed to run anything."""
 
@@ -105,9 +117,9 @@ def read_index(folder: Path) -> Metadata:
     except InputError as error:
         raise InputError(f"{path} {error}") from None
     except Exception as error:  # a damaged pickle raises anything
-        raise InputError(_damage(folder, INDEX)) from error
+        raise DamagedFolderError(folder, f"{INDEX} is cut short or altered") from error
     if not isinstance(index, Metadata):
-        raise InputError(_damage(folder, INDEX))
+        raise DamagedFolderError(folder, f"{INDEX} is cut short or altered")
     return index
 
 
@@ -127,7 +139,7 @@ def read_rest(folder: Path) -> dict[str, Any]:
     try:
         rest = torch.load(folder / REST, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(_damage(folder, REST)) from error
+        raise DamagedFolderError(folder, f"{REST} is cut short or altered") from error
     assert isinstance(rest, dict)
     return rest
 
@@ -221,7 +233,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]] | None:
         content = json.loads(path.read_text())
         version, files = content["format_version"], dict(content["files"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(_damage(folder, MANIFEST)) from error
+        raise DamagedFolderError(folder, f"{MANIFEST} is cut short or altered") from error
     if version > FORMAT_VERSION:
         raise InputError(
             f"{folder} is of sharded format {version}, newer than {FORMAT_VERSION} that this "
@@ -246,10 +258,6 @@ def verify(folder: Path, names: list[str] | None = None) -> None:
             continue
         path = folder / name
         if not path.is_file():
-            raise InputError(f"{folder} is not a whole checkpoint: {name} is missing")
+            raise DamagedFolderError(folder, f"{name} is missing")
         if path.stat().st_size != said["size"] or describe_file(path) != said:
-            raise InputError(_damage(folder, name))
-
-
-def _damage(folder: Path, name: str) -> str:
-    return f"{folder} is not a whole checkpoint: {name} is cut short or altered; use another one"
+            raise DamagedFolderError(folder, f"{name} is cut short or altered")

@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
 
+from lit_gpt_kit.checkpoints.native import keep_previous_as
 from lit_gpt_kit.checkpoints.sharded import is_sharded, read_sharded
 from lit_gpt_kit.files import put_in_place
 
@@ -34,7 +35,7 @@ class FolderReader(CheckpointIO):
             return
         beside = Path(path).with_name(f".{Path(path).name}.unfinished")
         self.checkpoint_io.save_checkpoint(checkpoint, beside, *args, **options)
-        put_in_place(beside, Path(path))
+        put_in_place(beside, Path(path), keep_previous_as(Path(path)))
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint."""

@@ -6,6 +6,7 @@ from importlib import import_module
 from io import TextIOWrapper
 
 from lit_gpt_kit import __version__
+from lit_gpt_kit.cli.complaints import another_complained, may_complain
 from lit_gpt_kit.errors import InputError, did_you_mean
 
 COMMANDS = {
@@ -41,7 +42,13 @@ def main(arguments: list[str] | None = None) -> None:
     except (InputError, PermissionError, NotADirectoryError) as error:
         if wants_traceback:
             raise
-        print(f"lit-gpt: {' '.join(str(error).split())}", file=sys.stderr)
+        if may_complain():
+            # In one piece: lines of several processes would run together.
+            sys.stderr.write(f"lit-gpt: {' '.join(str(error).split())}\n")
+        sys.exit(WRONG_INPUT)
+    except RuntimeError:
+        if wants_traceback or not another_complained():
+            raise
         sys.exit(WRONG_INPUT)
     except KeyboardInterrupt:
         print("\nlit-gpt: interrupted", file=sys.stderr)

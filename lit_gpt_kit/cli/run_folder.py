@@ -109,7 +109,7 @@ def _last(run_dir: Path) -> Path:
     """last.ckpt; where a run was killed as it was replaced, the one before."""
     last = run_dir / CHECKPOINTS / LAST_FILE
     previous = last.with_name(PREVIOUS_FILE)
-    return previous if previous.is_file() and not last.exists() else find_checkpoint(last)
+    return previous if previous.exists() and not last.exists() else find_checkpoint(last)
 
 
 def _holds_run(run_dir: Path) -> bool:

@@ -32,6 +32,7 @@ from lit_gpt_kit.cli.config_errors import one_line
 from lit_gpt_kit.cli.config_files import check_config_files, chooses_class
 from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers, seal_checkpoints
 from lit_gpt_kit.cli.interrupt import StopOnInterrupt
+from lit_gpt_kit.cli.launched import ends_with_its_ranks
 from lit_gpt_kit.cli.precision import PrecisionTrainer, choose_precision
 from lit_gpt_kit.cli.run_folder import (
     CHECKPOINTS,
@@ -245,7 +246,8 @@ class TrainingCLI(LightningCLI):
         elif self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
         try:
-            super()._run_subcommand(subcommand)
+            with ends_with_its_ranks(self.trainer.strategy.launcher):
+                super()._run_subcommand(subcommand)
         except SystemExit:
             if not self.trainer.interrupted:
                 raise

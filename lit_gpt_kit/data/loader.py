@@ -28,7 +28,7 @@ class TrainLoader:
         rank, num_ranks: this rank's share of each global batch.
         batches_per_step: micro-batches of an optimiser step.
         first_batch: asked at the start of each iteration for the number of the next batch.
-        batch_warmup: how batches grow to `batch_size`; from the first on they are whole by default.
+        batch_warmup: how steps grow; from the first on they are whole by default.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class TrainLoader:
         self.rank, self.num_ranks = rank, num_ranks
         self.batches_per_step = batches_per_step
         self.first_batch = first_batch
-        self.batch_warmup = batch_warmup or BatchWarmup(start=batch_size, steps=1)
-        self.batch_warmup.check(batch_size)  # which may be another than the data module began with
+        self.rows_per_step = batch_size * batches_per_step * num_ranks
+        self.batch_warmup = batch_warmup or BatchWarmup(start=self.rows_per_step, steps=1)
+        self.batch_warmup.check(batch_size, batches_per_step, num_ranks)
 
     def __len__(self) -> int:
-        rows_per_step = self.batch_size * self.num_ranks * self.batches_per_step
-        steps = rows_per_epoch(self.stream.num_tokens, self.block_size) // rows_per_step
+        steps = rows_per_epoch(self.stream.num_tokens, self.block_size) // self.rows_per_step
         return max(1, steps) * self.batches_per_step
 
     def __iter__(self) -> Iterator[Batch]:
@@ -76,9 +76,8 @@ class TrainLoader:
 
     def samples_of_step(self, step: int) -> Numbers:
         """The numbers of the samples of a step, over its micro-batches and all ranks."""
-        num_parts = self.batches_per_step * self.num_ranks
-        first = num_parts * self.batch_warmup.rows_before(step, self.batch_size)
-        return np.arange(first, first + num_parts * self.batch_warmup.rows(step, self.batch_size))
+        first = self.batch_warmup.rows_before(step, self.rows_per_step)
+        return np.arange(first, first + self.batch_warmup.rows(step, self.rows_per_step))
 
     def rows_of_step(self, step: int) -> Numbers:
         """Where in the stream the rows of a step begin, over its micro-batches and all ranks."""

@@ -82,8 +82,6 @@ class TextDataModule(DataModule):
         self.text_field = text_field
         self.isolate_documents = isolate_documents
         self.batch_warmup = batch_warmup
-        if batch_warmup is not None:
-            batch_warmup.check(batch_size)
 
     def prepare_data(self) -> None:
         """Train the tokenizer and tokenise every source, unless that was done before."""
@@ -96,9 +94,12 @@ class TextDataModule(DataModule):
         """Open what `prepare_data` made.
 
         Raises:
-            InputError: the corpus is too short for `block_size` or for a validation part.
+            InputError: the corpus is too short for `block_size` or for a validation part, or a
+                step's rows are not what `batch_warmup` comes out at.
         """
         self._keep_global_batch(stage)
+        if self.batch_warmup is not None and stage in (None, "fit"):
+            self.batch_warmup.check(self.batch_size, self.batches_per_step, self._rank()[1])
         self.tokenizer = self.build_tokenizer()
         store = self._open_store(self.sources, self.tokenizer)
         fraction = self.val_fraction if self.val_sources is None else 0.0
@@ -140,10 +141,8 @@ class TextDataModule(DataModule):
     def identity(self) -> dict[str, Any]:
         """That of every data module, and how many rows a step reads at first."""
         identity = super().identity
-        rows = identity["order"]["rows_per_step"]
-        if self.batch_warmup is not None:
-            rows = rows // self.batch_size * self.batch_warmup.start
-        identity["order"]["rows_at_first"] = rows
+        order, warmup = identity["order"], self.batch_warmup
+        order["rows_at_first"] = order["rows_per_step"] if warmup is None else warmup.start
         return identity
 
     def training_content(self) -> tuple[str, list[Any]]:
@@ -161,12 +160,12 @@ class TextDataModule(DataModule):
 
     def describe_steps(self, num_steps: float, num_ranks: int) -> str:
         """How much that many steps read, for people."""
-        tokens = self.batch_size * self.batches_per_step * num_ranks * self.block_size
-        num_whole = num_steps
+        rows = self.batch_size * self.batches_per_step * num_ranks
+        tokens = rows * self.block_size
+        num_rows = num_steps * rows
         if self.batch_warmup is not None and num_steps < inf:
-            num_whole = self.batch_warmup.rows_before(int(num_steps), self.batch_size)
-            num_whole /= self.batch_size
-        epochs = num_whole * tokens / self.train_stream.num_tokens
+            num_rows = self.batch_warmup.rows_before(int(num_steps), rows)
+        epochs = num_rows * self.block_size / self.train_stream.num_tokens
         grown = "" if self.batch_warmup is None else "up to "
         return f"of {grown}{tokens:,} tokens" + (f" ({epochs:.1f} epochs)" if epochs < inf else "")
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from lit_gpt_kit.errors import InputError
@@ -31,7 +32,8 @@ def generate(
         prompts: token ids, of any lengths.
         config: how tokens are chosen. With a seed, a prompt's continuation does not depend on the
             other prompts; the same prompt given several times is continued in several ways.
-        tokenizer: needed for `config.stop`.
+        tokenizer: needed for `config.stop`. Ids that it has no token for are never chosen: the
+            tables of many pretrained models have more rows than there are tokens.
         stop_ids: tokens that end a continuation, beside the model's own.
         max_drafts: how many tokens to guess at a time where a text repeats itself; the network
             checks them in one pass. Changes the speed, not the text.
@@ -105,7 +107,7 @@ def generate_steps(
         for text in texts
     ]
     decoder = Decoder(model, texts, config.max_new_tokens, max_drafts)
-    chooser = _Chooser(texts, config, model)
+    chooser = _Chooser(texts, config, model, tokenizer)
     lookups = [PromptLookup(text) for text in texts] if decoder.max_drafts else []
     drafts: list[list[int]] = [[] for _ in rows]
     while not all(row.finished for row in rows):
@@ -136,8 +138,15 @@ def generate_steps(
 class _Chooser:
     """Chooses the rows' tokens, each from the random number of its own row and place."""
 
-    def __init__(self, texts: list[list[int]], config: SamplingConfig, model: GPT) -> None:
+    def __init__(
+        self,
+        texts: list[list[int]],
+        config: SamplingConfig,
+        model: GPT,
+        tokenizer: Tokenizer | None,
+    ) -> None:
         self.config = config
+        self._is_no_token = None if tokenizer is None else ids_without_token(model, tokenizer)
         self.num_chosen = [0] * len(texts)
         self._uniforms = _draw_uniforms(texts, config).to(model.device)
         self._seen: Tensor | None = None
@@ -151,6 +160,8 @@ class _Chooser:
     @torch.inference_mode()
     def choose(self, logits: Tensor, is_open: list[bool]) -> list[tuple[int, int]]:
         """The next token of each open row, with the row's number."""
+        if self._is_no_token is not None:
+            logits = logits.masked_fill(self._is_no_token, -torch.inf)
         last = self.config.max_new_tokens - 1
         rows = torch.arange(len(is_open), device=logits.device)
         places = torch.tensor([min(n, last) for n in self.num_chosen], device=logits.device)
@@ -162,6 +173,14 @@ class _Chooser:
             if self._seen is not None:
                 self._seen[row, token] = True
         return pairs
+
+
+def ids_without_token(model: GPT, tokenizer: Tokenizer) -> Bool[Tensor, " vocab"] | None:
+    """Which of the ids that a network scores stand for nothing; None where each is a token."""
+    vocab_size = model.config.vocab_size or 0
+    is_no_token = torch.ones(vocab_size, dtype=torch.bool)
+    is_no_token[[token_id for token_id in tokenizer.ids if token_id < vocab_size]] = False
+    return is_no_token.to(model.device) if is_no_token.any() else None
 
 
 def _checked_prompt(model: GPT, prompt: Sequence[int]) -> list[int]:

@@ -133,7 +133,8 @@ def choose_tokens(
         # A parallel scan may round a sum up where nothing was added; a token of probability 0
         # then takes the sum before it, and right=True never lands on it.
         summed = summed.where(probabilities > 0, 0.0).cummax(dim=-1).values
-    # Scaled by the sum itself, which rounding leaves a little off 1.
-    points = uniforms.to(summed)[:, None] * summed[:, -1:]
-    chosen = torch.searchsorted(summed, points, right=True).squeeze(-1)
-    return chosen.clamp(max=logits.shape[-1] - 1)
+    # Scaled by the sum itself, which rounding leaves a little off 1, and may round up to.
+    total = summed[:, -1:]
+    below = torch.nextafter(total, torch.zeros_like(total))
+    points = (uniforms.to(summed)[:, None] * total).minimum(below)
+    return torch.searchsorted(summed, points, right=True).squeeze(-1)

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from lit_gpt_kit.checkpoints.fused_rows import row_order
-from lit_gpt_kit.checkpoints.native import read_checkpoint
+from lit_gpt_kit.checkpoints.native import keep_previous_as, names_another, read_outline
 from lit_gpt_kit.checkpoints.sharded import (
     CUTS,
     INDEX,
@@ -33,7 +33,6 @@ from lit_gpt_kit.checkpoints.sharded import (
     put_together,
     read_index,
     read_manifest,
-    read_rest,
     take_apart,
     take_cuts,
     tensors_in,
@@ -47,6 +46,8 @@ from lit_gpt_kit.parallel.places import Places
 
 def write_sharded(path: Path, checkpoint: dict[str, Any], places: Places) -> None:
     """Write a checkpoint as a folder, which appears whole or not at all; called on all ranks.
+
+    What last.ckpt was before is kept as previous.ckpt.
 
     Args:
         path: the folder, the same on all ranks.
@@ -72,7 +73,7 @@ def write_sharded(path: Path, checkpoint: dict[str, Any], places: Places) -> Non
                 _write_rest(temporary, rest)
                 files |= {name: describe_file(temporary / name) for name in (INDEX, REST)}
                 write_manifest(temporary, files)
-                put_in_place(temporary, path)
+                put_in_place(temporary, path, keep_previous_as(path))
             dist.barrier()
     finally:
         if is_first:
@@ -97,7 +98,7 @@ def load_spread(
         InputError: the checkpoint is damaged, or of another network.
     """
     places = Places(module, optimizers)
-    checkpoint = read_rest(path) if is_sharded(path) else read_checkpoint(path)
+    checkpoint = read_outline(path)
     if not optimizers:
         checkpoint.pop(OPTIMIZERS, None)
     if is_sharded(path):
@@ -161,7 +162,8 @@ def _verify_together(path: Path) -> None:
     names = sorted(read_manifest(path) or ())
     complaint: str | None = None
     try:
-        verify(path, names[dist.get_rank() :: dist.get_world_size()])
+        with names_another(path):
+            verify(path, names[dist.get_rank() :: dist.get_world_size()])
     except InputError as error:
         complaint = str(error)
     complaints: list[str | None] = [None] * dist.get_world_size()

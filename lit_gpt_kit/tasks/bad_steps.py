@@ -51,7 +51,7 @@ class BadSteps:
         self.last: BadStep | None = None
         self._unread: tuple[int, Tensor, Any] | None = None
 
-    def check(self, optimizer: Optimizer, step: int, loss: Tensor | None, norm: Tensor) -> None:
+    def check(self, optimizer: Optimizer, step: int, loss: Tensor | None, norm: Tensor) -> Tensor:
         """Have the optimiser pass over the step, if it is bad.
 
         Args:
@@ -59,13 +59,17 @@ class BadSteps:
             step: its number, counted from 1.
             loss: of the step; None where nobody knows it.
             norm: of all gradients.
+
+        Returns:
+            Whether the step is taken, on the device.
         """
         values = torch.stack([norm if loss is None else loss.to(norm), norm])
+        is_finite = values.isfinite().all()
         self.read()
         # The first step of all is looked at on the host: fused SGD would keep momentum of nothing.
         if reading_waits(values) and optimizer.state and _takes_found_inf(optimizer):
             fused: Any = optimizer
-            fused.grad_scale, fused.found_inf = None, (~values.isfinite().all()).float()
+            fused.grad_scale, fused.found_inf = None, (~is_finite).float()
             on_host = values.to("cpu", non_blocking=True)
             arrived = torch.cuda.current_stream().record_event() if values.is_cuda else None
             self._unread = step, on_host, arrived
@@ -73,6 +77,7 @@ class BadSteps:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None  # without a gradient no optimiser touches it
+        return is_finite
 
     def read(self) -> None:
         """Learn of the step before, whose values have come from the device by now."""

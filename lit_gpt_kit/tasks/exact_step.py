@@ -36,6 +36,7 @@ class ExactStep(LightningModule):
         max_bad_steps: after so many steps in a row that are not finite training stops; 0 is never.
         step_loss: the loss of the last step, a scalar on the device; None before the first.
         step_gradient_norm: the norm of its gradient before clipping, likewise.
+        step_is_taken: whether it changes anything, likewise.
     """
 
     max_bad_steps = 10
@@ -45,6 +46,7 @@ class ExactStep(LightningModule):
         self.bad_steps = BadSteps()
         self.step_loss: Tensor | None = None
         self.step_gradient_norm: Tensor | None = None
+        self.step_is_taken: Tensor | None = None
         self.num_tokens_seen = 0
         self._step_nll: Tensor | None = None
         self._step_targets: Tensor | None = None
@@ -152,8 +154,10 @@ class ExactStep(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
             torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
-        if not needs_scaler:  # which passes over steps itself, while it looks for its scale
-            self.bad_steps.check(optimizer, step, self.step_loss, self.step_gradient_norm)
+        if needs_scaler:  # which passes over steps itself, while it looks for its scale
+            self.step_is_taken = norm.isfinite()
+        else:
+            self.step_is_taken = self.bad_steps.check(optimizer, step, self.step_loss, norm)
         if step_is_logged(self.trainer, step):
             self._log_step(float(optimizer.param_groups[0]["lr"]))
 

@@ -90,9 +90,14 @@ class Tokenizer:
         write_atomically(Path(path), self.backend.to_str(pretty=True))
 
     @cached_property
+    def ids(self) -> list[int]:
+        """The ids that stand for something, in order; some in between may be nobody's."""
+        return sorted(set(self.backend.get_vocab(with_added_tokens=True).values()))
+
+    @property
     def vocab_size(self) -> int:
         """Number of ids a model needs: the largest id plus one."""
-        return int(max(self.backend.get_vocab(with_added_tokens=True).values())) + 1
+        return self.ids[-1] + 1
 
     @cached_property
     def fingerprint(self) -> str:

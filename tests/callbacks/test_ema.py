@@ -136,6 +136,33 @@ def test_a_stopped_run_ends_bit_for_bit_alike(
         assert torch.equal(value, actual[name]), name
 
 
+@pytest.mark.filterwarnings("ignore:step 3 is passed over")
+def test_a_step_that_is_passed_over_leaves_the_average(make_data: MakeData, tmp_path: Path) -> None:
+    class Spoil(Callback):
+        def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            if trainer.global_step == 2:
+                next(pl_module.parameters()).grad[0, 0] = float("nan")  # type: ignore[index]
+
+    average = EMAWeights(DECAY)
+    shown = Averages(average)
+    make_trainer(tmp_path, 4, callbacks=[Spoil(), average, shown]).fit(make_task(), make_data())
+    for name, value in shown.after[2].items():
+        assert torch.equal(shown.after[3][name], value), name
+    assert not torch.equal(shown.after[4]["model.norm.weight"], shown.after[3]["model.norm.weight"])
+
+
+class Averages(Callback):
+    """Remembers the average after each step."""
+
+    def __init__(self, average: EMAWeights) -> None:
+        self.average = average
+        self.after: dict[int, Weights] = {}
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        values = self.average._others
+        self.after[trainer.global_step] = {name: value.clone() for name, value in values.items()}
+
+
 class SaveInValidation(Callback):
     """Writes a checkpoint in the middle of the second validation."""
 

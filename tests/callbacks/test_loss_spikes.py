@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -46,11 +46,28 @@ class Counted(LightningDataModule):
         return [2 * step, 2 * step + 1]
 
 
-def fit(folder: Path, losses: dict[int, float], **options: Any) -> tuple[Trainer, Told]:
+class SaveAfter(Callback):
+    """Saves a checkpoint after a step."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def fit(
+    folder: Path,
+    losses: dict[int, float],
+    checkpoint: dict[str, Any] | None = None,
+    **options: Any,
+) -> tuple[Trainer, Told]:
     task = Told(type(TINY)(**{**vars(TINY), "vocab_size": 5}))
     task.losses = losses
-    trainer = make_trainer(folder, STEPS, **{"log_every_n_steps": 10, **options})
-    trainer.fit(task, Counted())
+    settings = {"log_every_n_steps": 10, "max_steps": STEPS, **options}
+    trainer = make_trainer(folder, **settings)
+    trainer.fit(task, Counted(), **(checkpoint or {}))
     return trainer, task
 
 
@@ -95,6 +112,21 @@ def test_a_run_that_goes_on_keeps_what_it_does_not_repeat(tmp_path: Path) -> Non
     fit(tmp_path, {35: 9.5}, callbacks=[LossSpikes()])
     assert [(row["step"], row["rows"]) for row in written(tmp_path)] == [
         ("0", "5 6"), ("35", "68 69")]  # fmt: skip
+
+
+@pytest.mark.parametrize("stop", [12, 27, 34])
+def test_a_run_that_goes_on_writes_what_the_whole_one_writes(tmp_path: Path, stop: int) -> None:
+    """Stopped before there is a level, and twice between two looks, with a spike in between."""
+    losses = {9: 9.5, 24: 9.5, 33: 9.5, 36: 2.3}
+    fit(tmp_path / "through", losses, callbacks=[LossSpikes()])
+    expected = written(tmp_path / "through")
+    assert [row["step"] for row in expected] == ["24", "33", "36"]
+    saved = SaveAfter(stop, tmp_path / "saved.ckpt")
+    # It is killed later than it was saved: what it has written meanwhile is written again.
+    fit(tmp_path / "stopped", losses, callbacks=[LossSpikes(), saved], max_steps=38)
+    checkpoint = {"ckpt_path": saved.path, "weights_only": True}
+    fit(tmp_path / "stopped", losses, checkpoint, callbacks=[LossSpikes()])
+    assert written(tmp_path / "stopped") == expected
 
 
 def test_the_level_is_a_median_that_no_spike_moves() -> None:

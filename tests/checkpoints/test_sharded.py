@@ -16,8 +16,9 @@ from lit_gpt_kit.checkpoints.fingerprint import fingerprint_weights
 from lit_gpt_kit.checkpoints.fused_rows import row_order
 from lit_gpt_kit.checkpoints.load import load_config, load_model, load_tokenizer
 from lit_gpt_kit.checkpoints.locate import find_checkpoint
-from lit_gpt_kit.checkpoints.native import describe_into, read_checkpoint
+from lit_gpt_kit.checkpoints.native import DamagedCheckpointError, describe_into, read_checkpoint
 from lit_gpt_kit.checkpoints.on_demand import open_model
+from lit_gpt_kit.checkpoints.sealed_io import SealedCheckpointIO
 from lit_gpt_kit.checkpoints.sharded import (
     CUTS,
     INDEX,
@@ -131,14 +132,25 @@ def test_a_spoiled_file_is_named(name: str, spoil: Any, folder: Path) -> None:
     with pytest.raises(InputError) as refused:
         read_checkpoint(folder)
     assert str(refused.value) == (
-        f"{folder} is not a whole checkpoint: {name} is cut short or altered; use another one"
+        f"{folder} is not a whole checkpoint, {name} is cut short or altered; there is no whole "
+        "one beside it"
     )
 
 
-def test_a_missing_file_is_named(folder: Path) -> None:
+def test_a_missing_file_is_named_and_the_newest_whole_checkpoint(
+    folder: Path, tmp_path: Path
+) -> None:
+    for name in ("previous.ckpt", "best.ckpt"):
+        shutil.copytree(folder, tmp_path / name)
     (folder / "__0_0.distcp").unlink()
-    with pytest.raises(InputError, match=r"is not a whole checkpoint: __0_0\.distcp is missing"):
+    damage(tmp_path / "best.ckpt" / "__0_0.distcp")  # newer, and not whole either
+    with pytest.raises(DamagedCheckpointError) as refused:
         read_checkpoint(folder)
+    assert str(refused.value) == (
+        f"{folder} is not a whole checkpoint, __0_0.distcp is missing; the newest whole one beside "
+        f"it is {tmp_path / 'previous.ckpt'}"
+    )
+    assert refused.value.other == tmp_path / "previous.ckpt"
 
 
 def test_a_newer_format_is_refused(folder: Path) -> None:
@@ -192,4 +204,8 @@ def test_a_run_on_one_device_reads_it_and_writes_a_file_in_its_place(folder: Pat
     reader.save_checkpoint({"global_step": 4}, folder)
     assert folder.is_file()
     assert reader.load_checkpoint(folder) == {"global_step": 4}
-    assert [path.name for path in folder.parent.iterdir()] == ["last.ckpt"]
+    previous = folder.with_name("previous.ckpt")
+    assert is_sharded(previous)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["last.ckpt", "previous.ckpt"]
+    SealedCheckpointIO().save_checkpoint({"global_step": 5}, folder)  # in the place of a folder
+    assert read_checkpoint(previous) == {"global_step": 4}

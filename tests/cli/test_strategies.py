@@ -1,5 +1,6 @@
 """Each file of configs/strategies, layered on a run: trained, continued, exported."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,12 @@ def test_fsdp_goes_on_from_its_folders(project: Path, alone: dict[str, Any]) -> 
     assert first.status == 0, first.err
     assert "on 2 x cpu" in first.out
     folder = project / "fsdp" / "checkpoints"
-    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
-    assert (folder / "last.ckpt" / "manifest.json").is_file()
+    names = ["best.ckpt", "last.ckpt", "previous.ckpt"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert all((folder / name / "manifest.json").is_file() for name in names)
+    # Killed as the last one was replaced: the one before goes on.
+    shutil.rmtree(folder / "last.ckpt")
+    assert read_checkpoint(folder / "previous.ckpt")["global_step"] == 3
     again = ("--run_dir=fsdp", "--ckpt_path=last")
     second = run_process(project, *layered("fsdp", 2, *again))
     assert second.status == 0, second.err

@@ -62,8 +62,8 @@ def test_a_batch_that_growth_does_not_come_out_at_is_refused(
 ) -> None:
     result = run(project, *options, "--data.batch_warmup.start=3")
     assert result.complaint == (
-        "batch_size=4 is not a multiple of batch_warmup.start=3; batches grow by that many rows at "
-        "a time"
+        "the 4 rows of a step are not a multiple of batch_warmup.start=3; batches grow by that "
+        "many rows at a time"
     )
 
 

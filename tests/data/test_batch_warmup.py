@@ -4,7 +4,6 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +33,7 @@ def firsts(loader: TrainLoader, number: int) -> list[int]:
 
 def test_rows_grow_in_a_line_from_start_to_the_batch() -> None:
     warmup = BatchWarmup(start=2, steps=9)
-    rows = [warmup.rows(step, batch_size=8) for step in range(12)]
+    rows = [warmup.rows(step, rows_per_step=8) for step in range(12)]
     assert rows == [2, 2, 2, 4, 4, 4, 6, 6, 6, 8, 8, 8]
     assert [BatchWarmup(8, 9).rows(step, 8) for step in range(3)] == [8, 8, 8]
 
@@ -62,15 +61,16 @@ def test_rows_before_are_the_sum_of_the_earlier_steps(start: int, times: int, st
 def test_a_step_reads_the_next_rows_of_the_order_however_it_is_split(
     stream: TokenStream, num_ranks: int, batches_per_step: int, times: int, steps: int
 ) -> None:
-    def loader(rank: int, num_ranks: int, batches_per_step: int, start: int) -> TrainLoader:
-        options: dict[str, Any] = {"rank": rank, "num_ranks": num_ranks, "seed": 3}
-        warmup = BatchWarmup(start, steps)
-        return TrainLoader(stream, 8, start * times, batches_per_step=batches_per_step,
-                           batch_warmup=warmup, **options)  # fmt: skip
-
     parts = num_ranks * batches_per_step
-    whole = loader(0, 1, 1, start=parts)
-    ranks = [loader(rank, num_ranks, batches_per_step, start=1) for rank in range(num_ranks)]
+    warmup = BatchWarmup(start=2 * parts, steps=steps)  # one configuration, whatever the split
+
+    def loader(rank: int, num_ranks: int, batches_per_step: int) -> TrainLoader:
+        batch_size = 2 * parts * times // (num_ranks * batches_per_step)
+        return TrainLoader(stream, 8, batch_size, 3, rank=rank, num_ranks=num_ranks,
+                           batches_per_step=batches_per_step, batch_warmup=warmup)  # fmt: skip
+
+    whole = loader(0, 1, 1)
+    ranks = [loader(rank, num_ranks, batches_per_step) for rank in range(num_ranks)]
     read: list[int] = []
     for step in range(steps + 2):
         of_step = firsts(whole, step)
@@ -93,7 +93,7 @@ def test_an_iterator_starts_where_training_stands(stream: TokenStream) -> None:
 
 
 def test_refuses_another_batch_that_growth_does_not_come_out_at(stream: TokenStream) -> None:
-    with pytest.raises(InputError, match=r"batch_size=7 is not a multiple of batch_warmup.start=2"):
+    with pytest.raises(InputError, match=r"^the 7 rows of a step are not a multiple of batch_w"):
         TrainLoader(stream, 8, 7, seed=0, batch_warmup=BatchWarmup(2, 4))
 
 
@@ -112,21 +112,37 @@ def test_a_run_says_how_many_epochs_it_really_reads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "steps", "said"),
+    ("start", "split", "said"),
     [
-        (3, 9, "batch_size=8 is not a multiple of batch_warmup.start=3; batches grow by that"),
-        (16, 9, "batch_size=8 is not a multiple of batch_warmup.start=16; batches grow by"),
-        (0, 9, "batch_warmup.start=0 must be at least 1"),
-        (2, 0, "batch_warmup.steps=0 must be at least 1"),
+        (3, (8,), "the 8 rows of a step are not a multiple of batch_warmup.start=3; batches"),
+        (
+            16,
+            (8,),
+            "the 8 rows of a step are not a multiple of batch_warmup.start=16; batches",
+        ),
+        (
+            # What 0.1.0 took for rows of a micro-batch.
+            2,
+            (8, 2, 3),
+            "batch_warmup.start=2 counts the rows of a whole step, which 2 micro-batches on 3 "
+            "devices cannot share evenly; make it a multiple of 6, such as 6",
+        ),
+        (8, (4, 3, 2), "cannot share evenly; make it a multiple of 6, such as 12"),
     ],
 )
-def test_refusals(start: int, steps: int, said: str) -> None:
+def test_refuses_what_does_not_come_out(start: int, split: tuple[int, ...], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        TextDataModule(["x.txt"], batch_size=8, batch_warmup=BatchWarmup(start, steps))
+        BatchWarmup(start, 9).check(*split)
+
+
+@pytest.mark.parametrize(("start", "steps", "said"), [(0, 9, "start=0"), (2, 0, "steps=0")])
+def test_refuses_to_grow_from_nothing(start: int, steps: int, said: str) -> None:
+    with pytest.raises(InputError, match=f"batch_warmup.{said} must be at least 1"):
+        BatchWarmup(start, steps)
 
 
 @pytest.mark.parametrize(
-    ("warmup", "rows"), [(None, 24), (BatchWarmup(2, 5), 6), (BatchWarmup(8, 5), 24)]
+    ("warmup", "rows"), [(None, 24), (BatchWarmup(6, 5), 6), (BatchWarmup(24, 5), 24)]
 )
 def test_checkpoints_remember_how_many_rows_are_read_at_first(
     warmup: BatchWarmup | None, rows: int, tmp_path: Path

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers.models import WordLevel
 
 from lit_gpt_kit.errors import InputError
-from lit_gpt_kit.generation.generate import generate, generate_steps
+from lit_gpt_kit.generation.generate import generate, generate_steps, ids_without_token
 from lit_gpt_kit.generation.sampling import SamplingConfig, penalise_repetition
 from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
@@ -238,3 +240,30 @@ def test_bfloat16_networks_generate(random_gpt: BuildGPT) -> None:
     model = random_gpt(position="rotary", num_kv_heads=2).to(torch.bfloat16)
     out = generate(model, PROMPTS, SamplingConfig(max_new_tokens=5, seed=0))
     assert [len(row) for row in out] == [5] * 4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"temperature": 2.0, "seed": 3}])
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_an_id_that_no_token_has_is_never_chosen(
+    random_gpt: BuildGPT, sampling: dict[str, float], penalty: float
+) -> None:
+    """Pretrained models have more rows than tokens, and a tokenizer's ids may have gaps."""
+    tokenizer = Tokenizer(Backend(WordLevel({f"<{n}>": n for n in range(31) if n != 13})))
+    model = random_gpt(vocab_size=36, block_size=64)
+    barred = torch.tensor([13, 31, 32, 33, 34, 35])
+    assert torch.equal(ids_without_token(model, tokenizer).nonzero()[:, 0], barred)
+    head = model.lm_head.weight
+    head[barred] = 100 * head[:6]  # what would be chosen
+    config = SamplingConfig(max_new_tokens=40, repetition_penalty=penalty, **sampling)  # type: ignore[arg-type]
+    without = generate(model, PROMPTS, config)
+    assert any(token_id in barred for row in without for token_id in row)
+    chosen = generate(model, PROMPTS, config, tokenizer)
+    assert not any(token_id in barred for row in chosen for token_id in row)
+    head[barred] = 0.0
+    model.lm_head.weight[barred] = head.mean()
+    assert generate(model, PROMPTS, config, tokenizer) == chosen
+
+
+def test_a_full_vocabulary_bars_nothing(random_gpt: BuildGPT, byte_tokenizer: Tokenizer) -> None:
+    assert ids_without_token(random_gpt(vocab_size=31), byte_tokenizer) is None

@@ -292,3 +292,13 @@ def test_the_likeliest_token_survives_every_filter(
     for kept in (keep_top_p(logits, p), keep_min_p(logits, min_p), keep_top_k(logits, 1)):
         assert kept[0, -1] == 30.5
         assert ((kept == logits) | (kept == -torch.inf)).all()
+
+
+def test_the_highest_random_number_chooses_no_token_of_probability_0() -> None:
+    logits = torch.tensor([[0.3, 1.7, 0.9, -torch.inf], [2.0, 0.0, -torch.inf, -torch.inf]])
+    highest = torch.full((2,), 1 - 2**-24)
+    for scale in (0.1, 0.3, 1.0, 3.0):  # whose sums round otherwise
+        chosen = choose_tokens(logits * scale, SamplingConfig(), highest)
+        assert chosen.tolist() == [2, 1]
+    # Rounded up to the sum itself.
+    assert choose_tokens(logits, SamplingConfig(), torch.ones(2)).tolist() == [2, 1]

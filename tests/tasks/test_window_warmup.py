@@ -77,7 +77,7 @@ def test_training_is_cut_and_validation_is_not(make_data: MakeData, tmp_path: Pa
 
 
 def growing(make_data: MakeData) -> tuple[LanguageModeling, TextDataModule]:
-    data = make_data(batch_size=4, batch_warmup=BatchWarmup(start=1, steps=6))
+    data = make_data(batch_size=4, batch_warmup=BatchWarmup(start=2, steps=6))
     return make_task(DROPOUT, window_warmup=WindowWarmup(start=1, steps=7)), data
 
 
