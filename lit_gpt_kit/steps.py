@@ -1,5 +1,6 @@
 """Where a Trainer stands within its steps; a step is what one call of the optimiser ends."""
 
+import math
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -26,6 +27,17 @@ def validation_follows(trainer: Trainer, batch_idx: int) -> bool:
     elif (trainer.current_epoch + 1) % trainer.check_val_every_n_epoch:
         return False
     return trainer.should_stop or bool(done % trainer.val_check_batch == 0)
+
+
+def steps_between_validations(trainer: Trainer) -> float:
+    """How many steps there are from one validation to the next; infinity where none is foreseen."""
+    batches, num_in_epoch = trainer.val_check_batch, trainer.num_training_batches
+    if not trainer.enable_validation or not batches or batches == math.inf:
+        return math.inf  # by the clock (val_check_interval as a time), it is not told in steps
+    every = trainer.check_val_every_n_epoch
+    if every is not None and num_in_epoch < math.inf:
+        batches = num_in_epoch * every / max(1, num_in_epoch // batches)
+    return batches / trainer.accumulate_grad_batches
 
 
 def count_batches(loops: dict[str, Any], batches_per_step: int) -> None:

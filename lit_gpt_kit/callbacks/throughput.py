@@ -32,6 +32,7 @@ class Throughput(Callback):
 
     Attributes:
         peak_name: what the peak is, for people: "989 TFLOP/s of NVIDIA H200".
+        tokens_per_second: what was logged last; None before that.
 
     Args:
         peak_flops: of one device, in floating-point operations a second; by default that of the
@@ -43,6 +44,7 @@ class Throughput(Callback):
             raise InputError(f"Throughput: peak_flops={peak_flops} must be above 0")
         self.peak_flops = peak_flops
         self.peak_name = ""
+        self.tokens_per_second: float | None = None
         self._peak: float | None = None
         self._tokens = 0
         self._row_tokens = 0
@@ -134,7 +136,7 @@ class Throughput(Callback):
         self._stop_clock()
 
     def _log(self, trainer: Trainer, module: Any) -> None:
-        rate = self._tokens / self._seconds
+        rate = self.tokens_per_second = self._tokens / self._seconds
         module.log("train/tokens_per_second", rate)
         module.log("train/step_seconds", self._seconds / self._steps)
         module.log("train/data_share", self._waited / self._seconds)
