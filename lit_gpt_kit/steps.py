@@ -29,15 +29,22 @@ def validation_follows(trainer: Trainer, batch_idx: int) -> bool:
     return trainer.should_stop or bool(done % trainer.val_check_batch == 0)
 
 
-def steps_between_validations(trainer: Trainer) -> float:
-    """How many steps there are from one validation to the next; infinity where none is foreseen."""
-    batches, num_in_epoch = trainer.val_check_batch, trainer.num_training_batches
-    if not trainer.enable_validation or not batches or batches == math.inf:
-        return math.inf  # by the clock (val_check_interval as a time), it is not told in steps
-    every = trainer.check_val_every_n_epoch
-    if every is not None and num_in_epoch < math.inf:
-        batches = num_in_epoch * every / max(1, num_in_epoch // batches)
-    return batches / trainer.accumulate_grad_batches
+def validates_by_batches(trainer: Trainer) -> bool:
+    """Whether validations are told in batches: not by the clock, nor never."""
+    return bool(trainer.enable_validation and trainer.val_check_batch) and (
+        trainer.val_check_batch != math.inf
+    )
+
+
+def count_validations(trainer: Trainer, num_batches: int) -> int:
+    """How many validations a run of so many batches has that `validates_by_batches`."""
+    every, num_in_epoch = trainer.val_check_batch, trainer.num_training_batches
+    if trainer.check_val_every_n_epoch is None or num_in_epoch == math.inf:
+        return num_batches // every
+    epochs, rest = divmod(num_batches, num_in_epoch)
+    whole, others = divmod(epochs, trainer.check_val_every_n_epoch)
+    is_in_one = others + 1 == trainer.check_val_every_n_epoch
+    return whole * (num_in_epoch // every) + (rest // every if is_in_one else 0)
 
 
 def count_batches(loops: dict[str, Any], batches_per_step: int) -> None:

@@ -53,7 +53,6 @@ class StepBar(RichProgressBar):
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
         """What stands in a row, as far as the terminal has room."""
-        assert self._console is not None
         theme = self.theme
         columns = [
             Words(lambda row: row.description),
@@ -67,9 +66,13 @@ class StepBar(RichProgressBar):
             Words(lambda row: self._speed if self._is_of_training(row) else ""),
             Words(lambda row: self._losses if self._is_of_training(row) else ""),
         ]
-        if self._console.width < NARROW:
+        if self._is_narrow:
             del columns[4], columns[0]
         return columns
+
+    @property
+    def _is_narrow(self) -> bool:
+        return self._console is not None and self._console.width < NARROW
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -77,10 +80,7 @@ class StepBar(RichProgressBar):
         self._time_left = TimeLeft(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the run's row with its first epoch."""
-        if self.is_enabled and self.train_progress_bar_id is None:
-            self._initialize_train_progress_bar_id()
-        self._show(trainer)
+        """Leave the row as it is; it is the run's."""
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -109,26 +109,31 @@ class StepBar(RichProgressBar):
         if self._time_left is not None:
             self._time_left.start_validation()
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stand still above what is said at the end."""
+        self._stop_progress()
+
     def _initialize_train_progress_bar_id(self) -> None:
         has_end = self._time_left is not None and self._time_left.share_done is not None
-        total = 1.0 if has_end else math.inf
-        self.train_progress_bar_id = self._add_task(total, "training")
+        self.train_progress_bar_id = self._add_task(1.0 if has_end else math.inf, "training")
 
     def _update_metrics(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.is_disabled:
             return
         metrics = self.get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        self._losses = "  ".join(
+        losses = [
             f"{name.removeprefix('train/')} {value:.3f}"
             for name, value in metrics.items()
             if isinstance(value, float)
-        )
+        ]
+        self._losses = "  ".join(losses[:1] if self._is_narrow else losses)
 
     def _show(self, trainer: Trainer) -> None:
-        if self.is_disabled or self.progress is None or self.train_progress_bar_id is None:
+        if self.is_disabled or self.progress is None or self._time_left is None:
             return
-        assert self._time_left is not None
+        if self.train_progress_bar_id is None:
+            self._initialize_train_progress_bar_id()
         self._count = _count_steps(trainer, self._time_left)
         self._speed = _speed(trainer)
         share = self._time_left.share_done
@@ -211,7 +216,9 @@ class ProgressLines(ProgressBar):
             return
         metrics = trainer.callback_metrics
         values = [f"{name} {_short(float(metrics[name]))}" for name in names if name in metrics]
-        line = "  ".join([f"step {_count_steps(trainer, self._time_left)}", *values, ending]).rstrip()
+        line = "  ".join(
+            [f"step {_count_steps(trainer, self._time_left)}", *values, ending]
+        ).rstrip()
         print(line, file=sys.stderr, flush=True)
 
 

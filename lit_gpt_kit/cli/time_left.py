@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
 from lit_gpt_kit.optim.schedules import WarmupSchedule
-from lit_gpt_kit.steps import steps_between_validations
+from lit_gpt_kit.steps import count_validations, validates_by_batches
 
 MEMORY_SECONDS = 300.0
 """About so much training time makes the pace: long enough to be steady, short enough to follow."""
@@ -51,7 +51,7 @@ class TimeLeft:
         self._last_end: float | None = None
         self._is_validating = False
         self._pauses: list[float] = []
-        self._trained = 0.0
+        self._trained = self._uncounted = 0.0
         # Of the last minutes of training: seconds, and the steps and the share that they brought.
         self._seconds = self._steps = self._gained = 0.0
         self._share = self._share_of_schedule()
@@ -76,18 +76,19 @@ class TimeLeft:
         is_step = trainer.global_step != self._step
         self._step = trainer.global_step
         self._num_micro_batches = 0 if is_step else self._num_micro_batches + 1
+        is_first, before = self._last_end is None, self._last_end or now
+        self._last_end, self._uncounted = now, self._uncounted + now - before
         if self._counts_tokens and not is_step:
             return  # its tokens are counted when the step is done
         position = self._step + self._num_micro_batches / trainer.accumulate_grad_batches
         share = self._share_of_schedule()
-        if self._last_end is not None:
-            seconds = now - self._last_end
-            kept = math.exp(-seconds / MEMORY_SECONDS)
-            self._trained += seconds
-            self._seconds = kept * self._seconds + seconds
+        if not is_first:
+            kept = math.exp(-self._uncounted / MEMORY_SECONDS)
+            self._trained += self._uncounted
+            self._seconds = kept * self._seconds + self._uncounted
             self._steps = kept * self._steps + position - self._position
             self._gained = kept * self._gained + share - self._share
-        self._last_end, self._position, self._share = now, position, share
+        self._position, self._share, self._uncounted = position, share, 0.0
         self._estimate(trainer)
 
     def seconds(self) -> float | None:
@@ -118,17 +119,19 @@ class TimeLeft:
     def _seconds_of_validations(
         self, trainer: Trainer, steps_left: float, training_left: float
     ) -> float:
-        between = steps_between_validations(trainer)
-        if between == math.inf:  # none, or by the clock
+        if not validates_by_batches(trainer):  # by the clock, or never
             return training_left * sum(self._pauses) / self._trained
-        done, end = (x / between + ALMOST for x in (self._position, self._position + steps_left))
-        count = math.floor(end) - math.floor(done)
+        accumulated = trainer.accumulate_grad_batches
+        done = round(self._position * accumulated)
+        end = done + int(steps_left * accumulated + ALMOST)
+        # A validation that falls on this batch has not begun yet.
+        count = count_validations(trainer, end) - count_validations(trainer, max(0, done - 1))
         if self._pauses:
             return count * sum(self._pauses) / len(self._pauses)
         num_batches = sum(trainer.num_val_batches)
         if num_batches == math.inf:
             return 0.0
-        batch = self._seconds / self._steps / trainer.accumulate_grad_batches
+        batch = self._seconds / self._steps / accumulated
         return count * num_batches * batch * FORWARD_SHARE
 
     @property
