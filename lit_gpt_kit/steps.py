@@ -38,13 +38,14 @@ def validates_by_batches(trainer: Trainer) -> bool:
 
 def count_validations(trainer: Trainer, num_batches: int) -> int:
     """How many validations a run of so many batches has that `validates_by_batches`."""
-    every, num_in_epoch = trainer.val_check_batch, trainer.num_training_batches
+    every: Any = trainer.val_check_batch
+    num_in_epoch: Any = trainer.num_training_batches
     if trainer.check_val_every_n_epoch is None or num_in_epoch == math.inf:
-        return num_batches // every
+        return int(num_batches // every)
     epochs, rest = divmod(num_batches, num_in_epoch)
     whole, others = divmod(epochs, trainer.check_val_every_n_epoch)
     is_in_one = others + 1 == trainer.check_val_every_n_epoch
-    return whole * (num_in_epoch // every) + (rest // every if is_in_one else 0)
+    return int(whole * (num_in_epoch // every) + (rest // every if is_in_one else 0))
 
 
 def count_batches(loops: dict[str, Any], batches_per_step: int) -> None:

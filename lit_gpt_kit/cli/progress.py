@@ -113,10 +113,6 @@ class StepBar(RichProgressBar):
         """Stand still above what is said at the end."""
         self._stop_progress()
 
-    def _initialize_train_progress_bar_id(self) -> None:
-        has_end = self._time_left is not None and self._time_left.share_done is not None
-        self.train_progress_bar_id = self._add_task(1.0 if has_end else math.inf, "training")
-
     def _update_metrics(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.is_disabled:
             return
@@ -133,7 +129,8 @@ class StepBar(RichProgressBar):
         if self.is_disabled or self.progress is None or self._time_left is None:
             return
         if self.train_progress_bar_id is None:
-            self._initialize_train_progress_bar_id()
+            total = math.inf if self._time_left.share_done is None else 1.0
+            self.train_progress_bar_id = self._add_task(total, "training")
         self._count = _count_steps(trainer, self._time_left)
         self._speed = _speed(trainer)
         share = self._time_left.share_done
