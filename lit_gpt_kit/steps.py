@@ -1,5 +1,6 @@
 """Where a Trainer stands within its steps; a step is what one call of the optimiser ends."""
 
+import math
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -26,6 +27,25 @@ def validation_follows(trainer: Trainer, batch_idx: int) -> bool:
     elif (trainer.current_epoch + 1) % trainer.check_val_every_n_epoch:
         return False
     return trainer.should_stop or bool(done % trainer.val_check_batch == 0)
+
+
+def validates_by_batches(trainer: Trainer) -> bool:
+    """Whether validations are told in batches: not by the clock, nor never."""
+    return bool(trainer.enable_validation and trainer.val_check_batch) and (
+        trainer.val_check_batch != math.inf
+    )
+
+
+def count_validations(trainer: Trainer, num_batches: int) -> int:
+    """How many validations a run of so many batches has that `validates_by_batches`."""
+    every: Any = trainer.val_check_batch
+    num_in_epoch: Any = trainer.num_training_batches
+    if trainer.check_val_every_n_epoch is None or num_in_epoch == math.inf:
+        return int(num_batches // every)
+    epochs, rest = divmod(num_batches, num_in_epoch)
+    whole, others = divmod(epochs, trainer.check_val_every_n_epoch)
+    is_in_one = others + 1 == trainer.check_val_every_n_epoch
+    return int(whole * (num_in_epoch // every) + (rest // every if is_in_one else 0))
 
 
 def count_batches(loops: dict[str, Any], batches_per_step: int) -> None:

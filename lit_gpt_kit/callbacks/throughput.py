@@ -27,11 +27,13 @@ class Throughput(Callback):
     `train/peak_memory_bytes`, of the device, or of the process on a CPU; and, for tasks with a
     `GPTConfig` in `gpt`, `train/mfu`: the arithmetic of the network (`training_flops_per_token`,
     the same that `lit-gpt plan` counts) as a share of the dense peak of the devices in use. For a
-    device whose peak is not known there is no figure. Time spent in validation, sampling and saving
+    device whose peak is not known there is no figure. A module that cuts rows says by
+    `row_length(num_tokens)` how long they then are. Time spent in validation, sampling and saving
     does not count.
 
     Attributes:
         peak_name: what the peak is, for people: "989 TFLOP/s of NVIDIA H200".
+        tokens_per_second: what was logged last; None before that.
 
     Args:
         peak_flops: of one device, in floating-point operations a second; by default that of the
@@ -43,9 +45,10 @@ class Throughput(Callback):
             raise InputError(f"Throughput: peak_flops={peak_flops} must be above 0")
         self.peak_flops = peak_flops
         self.peak_name = ""
+        self.tokens_per_second: float | None = None
         self._peak: float | None = None
         self._tokens = 0
-        self._row_tokens = 0
+        self._row_length = self._row_tokens = 0
         self._steps = 0
         self._seconds = self._waited = 0.0
         self._started = self._fetch_started = 0.0
@@ -92,6 +95,10 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Start the clock where the pause since the last batch was not training."""
+        if isinstance(batch, dict) and "input_ids" in batch:
+            length = batch["input_ids"].shape[-1]
+            cut: Any = getattr(pl_module, "row_length", None)
+            self._row_length = length if cut is None else cut(length)
         if not self._started:
             self._started = time.perf_counter()
 
@@ -108,7 +115,7 @@ class Throughput(Callback):
             return  # somebody's own kind of batch: no figure rather than a wrong one
         tokens = batch["input_ids"].numel() * data_share(trainer)[1]
         self._tokens += tokens
-        self._row_tokens += tokens * batch["input_ids"].shape[-1]
+        self._row_tokens += tokens * self._row_length
         if not step_is_done(trainer, batch_idx):
             return
         self._steps += 1
@@ -134,7 +141,7 @@ class Throughput(Callback):
         self._stop_clock()
 
     def _log(self, trainer: Trainer, module: Any) -> None:
-        rate = self._tokens / self._seconds
+        rate = self.tokens_per_second = self._tokens / self._seconds
         module.log("train/tokens_per_second", rate)
         module.log("train/step_seconds", self._seconds / self._steps)
         module.log("train/data_share", self._waited / self._seconds)

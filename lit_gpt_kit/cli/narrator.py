@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelSummary, Timer
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_gpt_kit.callbacks.sample_text import SampleText, default_prompt
 from lit_gpt_kit.callbacks.throughput import Throughput
+from lit_gpt_kit.cli.model_table import shares_of_parts
+from lit_gpt_kit.cli.time_left import clock_text
+from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.ranks import data_share, shares_model
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
@@ -39,6 +43,7 @@ class Narrator(Callback):
         self._started = time.monotonic()
         lines = {
             "model": _describe_model(pl_module),
+            "parts": _describe_parts(trainer, pl_module),
             "data": _describe_data(trainer),
             "training": _describe_training(trainer),
             "train/mfu": _describe_peak(trainer),
@@ -84,6 +89,13 @@ def _describe_model(module: LightningModule) -> str:
     )
 
 
+def _describe_parts(trainer: Trainer, module: LightningModule) -> str:
+    config: Any = getattr(module, "gpt", None)
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    has_table = any(isinstance(callback, ModelSummary) for callback in callbacks)
+    return shares_of_parts(config) if isinstance(config, GPTConfig) and not has_table else ""
+
+
 def _describe_data(trainer: Trainer) -> str:
     data: Any = getattr(trainer, "datamodule", None)
     if not hasattr(data, "describe"):
@@ -100,6 +112,10 @@ def _describe_training(trainer: Trainer) -> str:
     for schedule in (config.scheduler for config in trainer.lr_scheduler_configs):
         if isinstance(schedule, WarmupSchedule) and schedule.unit != "steps":
             length = f"{schedule.total:,g} {schedule.unit}"
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for timer in (c for c in callbacks if isinstance(c, Timer)):
+        longest = f"{clock_text(timer.time_elapsed() + (timer.time_remaining() or 0.0))} at most"
+        length = longest if steps == float("inf") else f"{length}, {longest}"
     devices = f"{trainer.num_devices} x " if trainer.num_devices > 1 else ""
     return f"{length}, {trainer.precision} on {devices}{trainer.strategy.root_device.type}"
 

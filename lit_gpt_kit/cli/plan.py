@@ -2,14 +2,17 @@
 
 import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lit_gpt_kit.checkpoints.catalogue import known_models
 from lit_gpt_kit.checkpoints.load import load_config
 from lit_gpt_kit.cli.dry_run import DryCLI
 from lit_gpt_kit.cli.main import DONE
+from lit_gpt_kit.cli.model_table import ADAPTERS, count_adapters, table_of_parts
 from lit_gpt_kit.cli.parsing import without
 from lit_gpt_kit.cli.plan_lines import (
     Length,
@@ -20,7 +23,6 @@ from lit_gpt_kit.cli.plan_lines import (
     describe_parameters,
     describe_step,
     describe_time,
-    table_of_parts,
 )
 from lit_gpt_kit.cli.train import quieten_libraries
 from lit_gpt_kit.devices import CPU, find_device
@@ -108,8 +110,11 @@ class PlanningCLI(DryCLI):
             )
         settings, trainer = self.config[self.command], self._trainer_settings
         config = _network(module, self.datamodule)
+        adapters = module.adapters
+        num_adapters = None if adapters is None else count_adapters(config, adapters.config)
         if settings.show == "model":
-            print("\n".join(table_of_parts(config)))
+            beside = {} if num_adapters is None else {ADAPTERS: num_adapters}
+            print("\n".join(table_of_parts(config, beside)))
             return
         precision = str(trainer.precision or "32-true")
         if precision not in PRECISIONS:
@@ -121,7 +126,7 @@ class PlanningCLI(DryCLI):
             PRECISIONS[precision],
             int(getattr(data, "batch_size", 1)),
             min(getattr(data, "_block_size", None) or config.block_size, config.block_size),
-            None if module.adapters is None else module.adapters.config.rank,
+            None if adapters is None else adapters.config.rank,
             state_numbers_by_part(module.optimizer),
             module.execution.activation_checkpointing,
             module.execution.max_logits,
@@ -132,7 +137,7 @@ class PlanningCLI(DryCLI):
         length = _length(trainer, settings.model, tokens_per_step)
         lines = [
             ("model", describe_model(config)),
-            ("parameters", describe_parameters(config)),
+            ("parameters", describe_parameters(config, num_adapters)),
             ("step", describe_step(planned, layout, accumulate, tokens_per_step, self._device)),
             ("training", describe_length(length, config)),
             ("arithmetic", describe_arithmetic(planned, length)),
@@ -150,6 +155,9 @@ def _network(module: Task, data: Any) -> GPTConfig:
     """The network's shape, its vocabulary known, with nothing read that is large."""
     config = module.gpt
     if module.pretrained is not None:
+        known = {model.name: model for model in known_models()}.get(module.pretrained)
+        if known is not None and not Path(module.pretrained).exists():
+            return replace(known.network, dropout=config.dropout)  # nothing is downloaded
         return replace(load_config(module.pretrained), dropout=config.dropout)
     if config.vocab_size is not None:
         return config

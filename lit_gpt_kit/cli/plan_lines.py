@@ -38,13 +38,14 @@ def describe_model(config: GPTConfig) -> str:
     )
 
 
-def describe_parameters(config: GPTConfig) -> str:
+def describe_parameters(config: GPTConfig, num_adapters: int | None = None) -> str:
     """How many there are, and where."""
     parts = count_by_part(config)
     total = sum(parts.values())
     active = count_active_parameters(config)
     met = f", of which a token meets {active:,}" if active < total else ""
-    return f"{total:,}{met}: " + ", ".join(f"{name} {n:,}" for name, n in parts.items())
+    text = f"{total:,}{met}: " + ", ".join(f"{name} {n:,}" for name, n in parts.items())
+    return text if num_adapters is None else f"{text}; {num_adapters:,} in adapters are trained"
 
 
 def describe_step(run: Run, layout: Layout, accumulate: int, tokens: int, device: Device) -> str:
@@ -150,40 +151,6 @@ def describe_time(
                 f"{settings.price_per_hour:g}"
             ),
         )
-
-
-def table_of_parts(config: GPTConfig) -> list[str]:
-    """A table of the network's parts."""
-    parts = count_by_part(config)
-    total = sum(parts.values())
-    rows = [("part", "shape", "parameters", "share")]
-    rows += [
-        (name, _shape(config, name), f"{n:,}", f"{n / total:.1%}") for name, n in parts.items()
-    ]
-    rows.append(("all", "", f"{total:,}", "100.0%"))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return [
-        f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}"
-        for a, b, c, d in rows
-    ]
-
-
-def _shape(config: GPTConfig, part: str) -> str:
-    layers, embed, vocab = config.num_layers, config.embed_dim, config.padded_vocab_size
-    queries, keys = config.num_heads * config.head_width, config.kv_heads * config.head_width
-    experts = "" if config.num_experts is None else f"{config.num_experts} experts x "
-    width = config.mlp_width if config.num_experts is None else config.expert_width
-    shapes = {
-        "token embedding": f"{vocab:,} x {embed:,}",
-        "positions": f"{config.block_size:,} x {embed:,}",
-        "token shift": f"{embed:,}",
-        "value embeddings": f"{len(set(config.value_embedding_layers))} x ({vocab:,} x {keys:,})",
-        "attention": f"{layers} x ({embed:,} -> {queries + 2 * keys:,}, {queries:,} -> {embed:,})",
-        "MLP": f"{layers} x {experts}({embed:,} -> {width:,} -> {embed:,}, {config.mlp})",
-        "norms": config.norm,
-        "head": f"{embed:,} -> {vocab:,}",
-    }
-    return shapes[part]
 
 
 def _short(value: float) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import LambdaCallback, ModelSummary
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -33,6 +33,7 @@ from lit_gpt_kit.cli.config_files import check_config_files, chooses_class
 from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers, seal_checkpoints
 from lit_gpt_kit.cli.interrupt import StopOnInterrupt
 from lit_gpt_kit.cli.launched import ends_with_its_ranks
+from lit_gpt_kit.cli.model_table import PartsTable
 from lit_gpt_kit.cli.precision import PrecisionTrainer, choose_precision
 from lit_gpt_kit.cli.run_folder import (
     CHECKPOINTS,
@@ -215,6 +216,8 @@ class TrainingCLI(LightningCLI):
         chosen = self._get(self.config_init, "trainer")
         given = chosen.callbacks or []
         given = given if isinstance(given, list) else [given]
+        if chosen.enable_model_summary and self.command == "fit":
+            given = [*given, *([] if _has_summary(given) else [PartsTable()])]
         if self.command == "predict" and self.config[self.command].output is not None:
             given = [*given, PredictionWriter(self.config[self.command].output)]
         silent = chosen.enable_progress_bar is False
@@ -325,6 +328,10 @@ class TrainingCLI(LightningCLI):
                 if not writer.num_rows:
                     raise InputError("there is nothing to predict; name it as predict_sources")
                 print(f"written to {writer.path}, {writer.num_rows:,} rows")
+
+
+def _has_summary(callbacks: list[Any]) -> bool:
+    return any(isinstance(callback, ModelSummary) for callback in callbacks)
 
 
 def _go_on_with_metrics(trainer: Trainer) -> None:

@@ -122,6 +122,12 @@ class LanguageModeling(Task):
         nll = next_token_loss(hidden, self.network.lm_head, targets, self.execution.max_logits)
         return nll, num_targets
 
+    def row_length(self, num_tokens: int) -> int:
+        """How long the rows are in this step that the data module made so long."""
+        if self.window_warmup is None:
+            return num_tokens
+        return self.window_warmup.window(self.trainer.global_step, num_tokens)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The micro-batch's share of the step's loss."""
         if self.window_warmup is not None:

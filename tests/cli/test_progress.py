@@ -1,5 +1,6 @@
 """Progress: plain lines where there is no terminal, a bar where there is one."""
 
+import io
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from torch.utils.data import DataLoader
 
 from lit_gpt_kit import GPTConfig, LanguageModeling, WarmupLinear
+from lit_gpt_kit.callbacks.throughput import Throughput
 from lit_gpt_kit.cli.defaults import complete_callbacks
 from lit_gpt_kit.cli.progress import ProgressLines, StepBar
 from tests.command import run_in_terminal
@@ -64,6 +66,45 @@ def test_micro_batches_are_no_steps(tmp_path: Path, capsys: pytest.CaptureFixtur
     fit(tmp_path, ProgressLines(), max_steps=2, **options)
     steps = [line.split()[1] for line in capsys.readouterr().err.splitlines()]
     assert steps == ["1/2", "2/2"]
+
+
+def bar_of(folder: Path, width: int, path: Path | None = None, **options: object) -> list[str]:
+    """The rows of the training's bar in a terminal so wide, one after the other, as it was fit."""
+    bar, out = StepBar(), io.StringIO()
+    bar._console_kwargs = {"file": out, "width": width, "force_terminal": True}
+    settings = {"accumulate_grad_batches": 2, "val_check_interval": 4, **options}
+    callbacks = [Throughput(), bar]
+    trainer = make_trainer(folder, 5, callbacks=callbacks, enable_progress_bar=True, **settings)
+    trainer.fit(make_task(CONFIG), batches(20), batches(2), ckpt_path=path)
+    trainer.save_checkpoint(folder / "end.ckpt")
+    text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", out.getvalue().replace("\r", "\n"))
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert all(len(line) <= width for line in lines)
+    return [line for line in lines if re.search(r"\d/5 ", line) and "Valid" not in line]
+
+
+@pytest.mark.parametrize(
+    ("width", "row"),
+    [
+        (
+            120,
+            r"training 5/5 ━{40} 0:00:00 left [\d,]+ tokens/s loss \d\.\d{3}  val/loss \d\.\d{3}",
+        ),
+        (80, r"training 5/5 ━+ 0:00:00 left [\d,]+ tokens/s loss \d\.\d{3}  val/loss \d\.\d{3}"),
+        (40, r"5/5 ━+ 0:00:00 left loss \d\.\d{3}"),
+    ],
+)
+def test_a_row_of_the_run_as_far_as_there_is_room(tmp_path: Path, width: int, row: str) -> None:
+    assert re.fullmatch(row, bar_of(tmp_path, width)[-1])
+
+
+def test_a_bar_goes_on_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    make_trainer(tmp_path, 3, accumulate_grad_batches=2).fit(task := make_task(CONFIG), batches(20))
+    assert task.trainer is not None
+    task.trainer.save_checkpoint(tmp_path / "three.ckpt")
+    rows = bar_of(tmp_path, 80, tmp_path / "three.ckpt")
+    assert {row.split()[1] for row in rows} <= {"3/5", "4/5", "5/5"}
+    assert re.match("training 5/5 ", rows[-1])
 
 
 def test_a_line_a_validation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
