@@ -93,7 +93,7 @@ def describe(
     assert all(each == shaping[0] for each in shaping), "the runs have other settings"
     prints = {_fingerprint(folder) for folder in run_dirs}
     assert len(prints) == 1, "the runs have other data"
-    rows = [_read_rows(folder) for folder in run_dirs]
+    rows = [read_rows(folder) for folder in run_dirs]
     content = {
         "provenance": _provenance(config, seeds, given, settings[0]["trainer"]["precision"]),
         "data_fingerprint": prints.pop(),
@@ -155,7 +155,8 @@ def _run_dir(options: argparse.Namespace, seed: int) -> Path:
     return folder
 
 
-def _read_rows(run_dir: Path) -> list[Mapping[str, str]]:
+def read_rows(run_dir: Path) -> list[Mapping[str, str]]:
+    """Of its metrics.csv, as text."""
     with (run_dir / "metrics.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
