@@ -134,6 +134,8 @@ def summarise(found: Reference) -> str:
     ]
     head = ["config", "seeds", "val/loss, mean", "sd", "lowest to highest", "band"]
     left_out = f"{inside} of {count} values of a seed left out lie in the band of the others"
+    if not count:
+        left_out = "too few seeds to leave one out"
     return f"{table(head, [row])}\n\n{left_out}"
 
 
