@@ -230,6 +230,7 @@ def test_promised_yaml_leaves_the_promised_folder(tmp_path: Path) -> None:
     run_dir = only_run(tmp_path)
     for name in ("config.yaml", "metrics.csv", "checkpoints/last.ckpt", "wandb/latest-run"):
         assert (run_dir / name).exists()
+    assert (run_dir / "run.json").exists()
     assert (tmp_path / "runs" / "tiny" / "latest").resolve() == run_dir.resolve()
     assert set(read_metrics(run_dir)[0]) == {"step", *METRICS}
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["trainer"]["max_steps"] == 2

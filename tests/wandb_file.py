@@ -22,7 +22,7 @@ class OfflineRun:
 
     @property
     def run(self) -> Any:
-        """Who it is: run_id, display_name, project, job_type, run_group, tags, sweep_id, resumed."""
+        """Who it is: run_id, display_name, project, job_type, run_group, tags, sweep_id."""
         return next(r.run for r in self.records if r.WhichOneof("record_type") == "run")
 
     @property

@@ -1,12 +1,14 @@
 """What is remembered of a run beside its weights: run.json, and W&B's config."""
 
 import csv
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 
+from lit_gpt_kit.loggers.lineage import describe_lineage
 from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
 from lit_gpt_kit.loggers.run_facts import collect_facts, now, read_run, write_run
 from lit_gpt_kit.loggers.wandb import WandbRun
@@ -40,27 +42,29 @@ class RunRecord:
         """
         for logger in loggers if isinstance(loggers, list) else []:
             if isinstance(logger, WandbRun):
-                is_same = self._is_same_curve(config_text)
-                run_id = read_run(self.run_dir).get("wandb_id") if is_same else None
-                logger.place_in(self.run_dir, self.name, module, run_id)
+                rows = read_rows(self.run_dir / "metrics.csv")
+                run_id = read_run(self.run_dir).get("wandb_id")
+                if rows and rows[-1]["step"] > self.step and self._has_other_curve(config_text):
+                    rows, run_id = [], None
+                logger.place_in(self.run_dir, self.name, module, run_id, rows)
 
     def begin(self, trainer: Trainer, module: LightningModule, config_text: str) -> None:
         """Write run.json, and tell W&B the same; on the first rank, when all is built."""
         before = read_run(self.run_dir)
         runs = [logger for logger in trainer.loggers if isinstance(logger, WandbRun)]
-        wandb_id = runs[0].version if runs else None
+        wandb_id = runs[0].version if runs else before.get("wandb_id")
         facts = {"started": now(), "name": self.name, **self._facts(trainer, module)}
-        facts["wandb_id"] = wandb_id
-        record = facts
-        if before:
-            again = {**facts, "step": self.step, "checkpoint": _text(self.checkpoint)}
-            told = {key: v for key, v in again.items() if key == "started" or v != before.get(key)}
-            record = {**before, "wandb_id": wandb_id or before.get("wandb_id")}
-            record["continued"] = [*before.get("continued", []), told]
+        record = {**facts, "lineage": self._lineage(module), "wandb_id": wandb_id}
+        if before:  # the run goes on: only what is new is told again
+            new = {key: value for key, value in facts.items() if value != before.get(key)}
+            new |= {"step": self.step, "checkpoint": str(self.checkpoint)}
+            continued = [*before.get("continued", []), new]
+            record = {**before, "wandb_id": wandb_id, "continued": continued}
         write_run(self.run_dir, record)
         for logger in runs:
             logger.log_config({**yaml.safe_load(config_text), "run": record})
             logger.log_config_file(self.run_dir / "config.yaml")
+            logger.use_source(record.get("lineage", {}).get("run", {}).get("wandb_artifact"))
 
     def _facts(self, trainer: Trainer, module: Any) -> dict[str, Any]:
         data: Any = getattr(trainer, "datamodule", None)
@@ -71,19 +75,23 @@ class RunRecord:
             "tokenizer_hash": tokenizer.fingerprint if isinstance(tokenizer, Tokenizer) else None,
             **collect_facts(),
             "num_ranks": trainer.world_size,
-            "lineage": self._lineage(module),
         }
 
     def _lineage(self, module: Any) -> dict[str, Any]:
-        return {}
+        adapters = getattr(module, "adapters", None)
+        pretrained = getattr(module, "pretrained", None)
+        return describe_lineage(
+            pretrained if isinstance(pretrained, str) else None,
+            self.checkpoint,
+            None if adapters is None else adapters.origin().base_sha256,
+        )
 
-    def _is_same_curve(self, config_text: str) -> bool:
+    def _has_other_curve(self, config_text: str) -> bool:
         path = self.run_dir / "config.yaml"
-        if not path.exists() or last_logged_step(self.run_dir / "metrics.csv") <= self.step:
-            return True
-        configs = [yaml.safe_load(text) for text in (path.read_text(), config_text)]
-        before, after = ({key: config.get(key) for key in CURVE_KEYS} for config in configs)
-        return before == after
+        texts = (path.read_text(encoding="utf-8"), config_text) if path.exists() else ()
+        configs = map(yaml.safe_load, texts)
+        kept = [{key: config.get(key) for key in CURVE_KEYS} for config in configs]
+        return kept[:1] != kept[1:]
 
 
 def go_on_with_metrics(trainer: Trainer) -> None:
@@ -93,14 +101,12 @@ def go_on_with_metrics(trainer: Trainer) -> None:
             logger.go_on_after(trainer.global_step)
 
 
-def last_logged_step(path: Path) -> int:
-    """The last step of a metrics.csv; 0 where there is none."""
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The whole rows of a metrics.csv; none where there is no file."""
     if not path.exists():
-        return 0
-    with path.open(newline="", encoding="utf-8") as file:
-        steps = [row["step"] for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
-    return max(map(int, steps), default=0)
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+        return []
+    text = path.read_text(encoding="utf-8")
+    # Without its line end even a line with all its columns may lack digits.
+    lines = csv.DictReader(StringIO(text[: text.rfind("\n") + 1]))
+    whole = (line for line in lines if None not in line.values())
+    return [{name: float(value) for name, value in line.items() if value} for line in whole]

@@ -1,6 +1,6 @@
 """The W&B run of a run folder: online for those who are logged in, offline for all others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
+from lit_gpt_kit.loggers.run_facts import read_run, write_run
 from lit_gpt_kit.loggers.wandb_file import STEP, LastRows, read_last_rows
 
 PROJECT = "lit-gpt"
@@ -37,7 +38,8 @@ class WandbRun(WandbLogger):
     """Lightning's WandbLogger for a run folder: one run for as long as the folder goes on.
 
     - The x-axis of every curve is `train/tokens`, or the step for a module without
-      `num_tokens_seen`. The summary has a metric's best value beside its last.
+      `num_tokens_seen`. The summary has the last value of each metric, and the best of those of
+      validation, such as `best/val/loss`.
     - A run that is continued is the same W&B run. Rows that it repeats after a crash were sent, and
       are left out.
     - Without login, network or answer the run is kept offline, in `RUN_DIR/wandb/`;
@@ -84,11 +86,16 @@ class WandbRun(WandbLogger):
         self._module: LightningModule | None = None
         self._sent = LastRows()
         self._next_row: int | None = None
-        self._defined: set[str] = set()
+        self._best: dict[str, float] = {}
         self._tables: dict[str, tuple[Any, int, int]] = {}
 
     def place_in(
-        self, run_dir: Path, name: str, module: LightningModule, run_id: str | None = None
+        self,
+        run_dir: Path,
+        name: str,
+        module: LightningModule,
+        run_id: str | None = None,
+        rows: Sequence[Mapping[str, float]] = (),
     ) -> None:
         """Say where the run lies and what it is called, before it begins.
 
@@ -97,12 +104,15 @@ class WandbRun(WandbLogger):
             name: what the run is called: its configuration, a slash, and the folder's name.
             module: what is trained; says by `num_tokens_seen` how far it is.
             run_id: W&B's, of the run that goes on.
+            rows: what that run has logged so far.
         """
         # W&B's service writes from the folder that it was once started in.
         self._run_dir = run_dir.absolute()
         self._save_dir = str(self._run_dir)
         self._module = module
         self._id = run_id
+        for row in rows:
+            self._take_best(row)
         self._defaults |= {
             "name": name,
             "group": name.partition("/")[0],
@@ -210,11 +220,13 @@ class WandbRun(WandbLogger):
         if not new.keys() - {"epoch"}:
             return
         run = self.experiment
-        for name in new.keys() - self._defined:
-            self._define(name)
-        row: dict[str, Any] = {STEP: number, **self._tokens(), **new}
-        run.log(row, step=self._next_row)
+        run.log({STEP: number, **self._tokens(), **new}, step=self._next_row)
         self._next_row = None
+        # W&B's own minimum starts anew when a run goes on, and puts a table where sweeps and
+        # people look for the last value.
+        best = self._take_best(new)
+        if best:
+            run.summary.update({f"best/{name}": value for name, value in best.items()})
 
     @rank_zero_only
     def log_growing_table(
@@ -263,13 +275,15 @@ class WandbRun(WandbLogger):
             return name.startswith("train/")  # W&B does not say; validation may not have come
         return number < self._sent.step
 
-    def _define(self, name: str) -> None:
-        self._defined.add(name)
-        best = direction(name)
-        if best is not None:
-            self._experiment.define_metric(
-                name, step_metric=self._axis, step_sync=True, summary=f"{best},last"
-            )
+    def _take_best(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Remember which are better than all before, and return them."""
+        better = {}
+        for name, value in metrics.items():
+            pick = direction(name) if isinstance(value, (int, float)) else None
+            if pick is not None and pick(value, self._best.get(name, value)) == value:
+                better[name] = float(value)
+        self._best |= better
+        return better
 
     # ---- files ----
 
@@ -287,17 +301,39 @@ class WandbRun(WandbLogger):
         artifact.add_file(str(path), name=path.name)
         self.experiment.log_artifact(artifact)
 
+    @rank_zero_only
+    def use_source(self, artifact: str | None) -> None:
+        """Online, draw the line from the artifact that the run's weights come from.
+
+        Args:
+            artifact: of another run; None where its weights were not uploaded.
+        """
+        if artifact is not None and self.is_online:
+            try:
+                self.experiment.use_artifact(artifact)
+            except Exception as error:  # deleted, or another entity's
+                rank_zero_warn(f"W&B does not give {artifact} ({type(error).__name__})")
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Upload the best checkpoint where that was asked for, and remember its name."""
+        super().finalize(status)
+        if self._logged_model_time:
+            run = self.experiment
+            name = f"{run.entity}/{run.project}/{self._checkpoint_name}:best"
+            write_run(self._run_dir, {**read_run(self._run_dir), "wandb_artifact": name})
+
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
         """Lightning's, online."""
         if self.is_online:
             super().after_save_checkpoint(checkpoint_callback)
 
 
-def direction(name: str) -> Literal["min", "max"] | None:
-    """Which value of a metric is its best, by its name; None where none is."""
+def direction(name: str) -> Callable[[float, float], float] | None:
+    """Which of two values of a metric is the better one, by its name; None where neither is."""
     split, _, word = name.partition("/")
-    if split not in ("train", "val", "test"):
+    if split not in ("val", "test"):
         return None
-    if any(part in word for part in LOWER_IS_BETTER):
-        return "min"
-    return "max" if any(part in word for part in HIGHER_IS_BETTER) else None
+    if word.startswith(HIGHER_IS_BETTER):  # f1_<label> whatever the label is called
+        return max
+    return min if any(part in word for part in LOWER_IS_BETTER) else None
