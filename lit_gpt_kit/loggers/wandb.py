@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lit_gpt_kit.loggers.run_facts import read_run, write_run
@@ -55,7 +55,7 @@ class WandbRun(WandbLogger):
         project: of W&B; lit-gpt by default.
         entity: whose project it is.
         group: what runs are shown together; by default those of one configuration.
-        job_type: what the run does.
+        job_type: what the run does; fit by default.
         tags: words to find the run by; by default the task's class and the network's size.
         notes: what W&B shows beside the run.
     """
@@ -66,7 +66,7 @@ class WandbRun(WandbLogger):
         project: str | None = None,
         entity: str | None = None,
         group: str | None = None,
-        job_type: str = "fit",
+        job_type: str | None = None,
         tags: Sequence[str] = (),
         notes: str | None = None,
     ) -> None:
@@ -77,11 +77,11 @@ class WandbRun(WandbLogger):
             "project": project,
             "entity": entity,
             "group": group,
+            "job_type": job_type,
             "tags": list(tags) or None,
             "notes": notes,
         }
-        self._job_type = job_type
-        self._defaults: dict[str, Any] = {"project": PROJECT}
+        self._defaults: dict[str, Any] = {"project": PROJECT, "job_type": "fit"}
         self._run_dir = Path()
         self._module: LightningModule | None = None
         self._sent = LastRows()
@@ -146,7 +146,7 @@ class WandbRun(WandbLogger):
 
         # W&B writes elsewhere where its folder is missing.
         self._run_dir.mkdir(parents=True, exist_ok=True)
-        wanted = {
+        wanted: dict[str, Any] = {
             "silent": True,
             "console": "off",
             "init_timeout": NETWORK_SECONDS,
@@ -181,8 +181,8 @@ class WandbRun(WandbLogger):
 
     def _arguments(self, said: Any) -> dict[str, Any]:
         """Of `wandb.init`: what was given, else what W&B was told, else our defaults."""
-        arguments = {"dir": str(self._run_dir), "job_type": self._job_type, "resume": "allow"}
-        of_settings = {"name": "run_name", "group": "run_group", "tags": "run_tags"}
+        arguments: dict[str, Any] = {"dir": str(self._run_dir), "resume": "allow"}
+        of_settings = {"name": "run_name", "group": "run_group", "tags": "run_tags", "job_type": "run_job_type"}
         for name, default in self._defaults.items():
             if getattr(said, of_settings.get(name, name)) is None:
                 arguments[name] = default
@@ -192,7 +192,7 @@ class WandbRun(WandbLogger):
         return arguments
 
     def _define_axis(self) -> None:
-        run = self._experiment
+        run: Any = self._experiment
         last = run.summary.get(STEP) if run.resumed else None
         if last is not None:
             self._sent = LastRows(int(last))

@@ -67,9 +67,10 @@ def _last_rows(path: Path) -> LastRows:
 
 
 def _row(record: bytes) -> dict[str, Any]:
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
-    items = Record.FromString(record).history.item
+    message: Any = wandb_internal_pb2  # its classes are made when it is imported
+    items = message.Record.FromString(record).history.item
     return {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
 
 
