@@ -71,7 +71,7 @@ def flags_in(text: str) -> set[str]:
 def test_commands() -> None:
     training = {"fit", "validate", "test", "predict"}
     others = {"generate", "chat", "tokenizer", "export", "merge", "models", "inspect-data", "tune"}
-    assert training | others <= set(COMMANDS)
+    assert training | others | {"sweep"} <= set(COMMANDS)
 
 
 def test_exit_statuses() -> None:
@@ -129,6 +129,11 @@ def test_flags_of_inspect_data(tmp_path: Path) -> None:
 
 def test_flags_of_tune(tmp_path: Path) -> None:
     assert flags_in(run(tmp_path, "tune", "--help").out) >= {"config", "find", "memory"}
+
+
+def test_flags_of_sweep(tmp_path: Path) -> None:
+    flags = flags_in(run(tmp_path, "sweep", "--help").out)
+    assert flags >= {"config", "vary", "method", "metric", "runs", "output"}
 
 
 def test_sources() -> None:
