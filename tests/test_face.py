@@ -71,7 +71,7 @@ def flags_in(text: str) -> set[str]:
 def test_commands() -> None:
     training = {"fit", "validate", "test", "predict"}
     others = {"generate", "chat", "tokenizer", "export", "merge", "models", "inspect-data", "tune"}
-    assert training | others <= set(COMMANDS)
+    assert training | others | {"sweep"} <= set(COMMANDS)
 
 
 def test_exit_statuses() -> None:
@@ -129,6 +129,11 @@ def test_flags_of_inspect_data(tmp_path: Path) -> None:
 
 def test_flags_of_tune(tmp_path: Path) -> None:
     assert flags_in(run(tmp_path, "tune", "--help").out) >= {"config", "find", "memory"}
+
+
+def test_flags_of_sweep(tmp_path: Path) -> None:
+    flags = flags_in(run(tmp_path, "sweep", "--help").out)
+    assert flags >= {"config", "vary", "method", "metric", "runs", "output"}
 
 
 def test_sources() -> None:
@@ -230,6 +235,7 @@ def test_promised_yaml_leaves_the_promised_folder(tmp_path: Path) -> None:
     run_dir = only_run(tmp_path)
     for name in ("config.yaml", "metrics.csv", "checkpoints/last.ckpt", "wandb/latest-run"):
         assert (run_dir / name).exists()
+    assert (run_dir / "run.json").exists()
     assert (tmp_path / "runs" / "tiny" / "latest").resolve() == run_dir.resolve()
     assert set(read_metrics(run_dir)[0]) == {"step", *METRICS}
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["trainer"]["max_steps"] == 2

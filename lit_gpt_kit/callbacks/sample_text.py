@@ -137,7 +137,9 @@ class SampleText(Callback):
                 module.print(f"sample at step {trainer.global_step:,}:\n{sample}")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_table("samples", list(COLUMNS), self._rows)
+                # Lightning's own would send all rows each time.
+                log = getattr(logger, "log_growing_table", logger.log_table)
+                log("samples", list(COLUMNS), self._rows)
 
 
 def default_prompt(tokenizer: Tokenizer) -> str:

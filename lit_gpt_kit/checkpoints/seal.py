@@ -77,6 +77,14 @@ def has_good_seal(path: Path) -> bool | None:
     return True
 
 
+def read_seal(path: Path) -> str | None:
+    """The SHA-256 that a file was sealed with, without reading the rest; None without a seal."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - COMMENT_LENGTH))
+        comment = file.read()
+    return comment[len(MARK) :].decode() if comment.startswith(MARK) else None
+
+
 class _SealingFile:
     """What torch writes into: the file, less its last bytes, hashed as they pass."""
 

@@ -22,7 +22,7 @@ from lit_gpt_kit.cli.interrupt import StopOnInterrupt
 from lit_gpt_kit.cli.narrator import Narrator
 from lit_gpt_kit.cli.progress import ProgressLines, StepBar
 from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
-from lit_gpt_kit.loggers.wandb import build_wandb_logger
+from lit_gpt_kit.loggers.wandb import WandbRun
 from lit_gpt_kit.tasks.classification import SequenceClassification
 from lit_gpt_kit.tasks.language_modeling import LanguageModeling
 
@@ -64,18 +64,17 @@ def progress() -> ProgressBar:
     return StepBar() if sys.stdout.isatty() else ProgressLines()
 
 
-def complete_loggers(configured: Any, run_dir: Path, run_name: str) -> list[Logger] | bool:
+def complete_loggers(configured: Any, run_dir: Path) -> list[Logger] | bool:
     """metrics.csv always, and the W&B run unless other loggers are configured.
 
     Args:
         configured: the Trainer's `logger`: None and True mean the default, False none at all.
         run_dir: the run folder.
-        run_name: what the W&B run is called.
     """
     if configured is False:
         return False
     if configured in (None, True):
-        return [MetricsCSV(run_dir), build_wandb_logger(run_dir, run_name)]
+        return [MetricsCSV(run_dir), WandbRun()]
     given = configured if isinstance(configured, list) else [configured]
     return [MetricsCSV(run_dir), *given]
 

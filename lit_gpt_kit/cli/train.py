@@ -7,6 +7,7 @@ import signal
 import warnings
 from argparse import ArgumentError
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,9 @@ from lit_gpt_kit.cli.run_folder import (
     point_latest_to,
     run_name,
 )
+from lit_gpt_kit.cli.run_record import RunRecord, go_on_with_metrics
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
-from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
 from lit_gpt_kit.parallel.check import check_strategy
 from lit_gpt_kit.ranks import shares_model
 
@@ -169,14 +170,17 @@ class TrainingCLI(LightningCLI):
             self._precision = f"{settings.trainer.precision}, {reason}"
         if self.command == "predict":
             settings.return_predictions = False  # they are written; nobody is there to take them
-        if checkpoint is not None:
-            self._check(checkpoint)
+        step = 0 if checkpoint is None else self._check(checkpoint)
+        name = f"{self.run_name}/{self.run_dir.name}"
+        self.record = RunRecord(self.run_dir, name, checkpoint, step)
 
-    def _check(self, checkpoint: Path) -> None:
+    def _check(self, checkpoint: Path) -> int:
+        """Read what a checkpoint says of itself; returns its step."""
         try:
             content = read_outline(checkpoint)
             if KEY in content:  # a LightningModule of another project need not have it
                 self._description = read_description(content, str(checkpoint))
+            return int(content.get("global_step", 0))
         except DamagedCheckpointError as error:
             self._forget_run_folder()
             if self.command != "fit" or error.other is None:
@@ -223,14 +227,14 @@ class TrainingCLI(LightningCLI):
         silent = chosen.enable_progress_bar is False
         logger: Any = False
         if self.command == "fit" and not chosen.fast_dev_run:
-            name = f"{self.run_name}/{self.run_dir.name}"
-            logger = complete_loggers(chosen.logger, self.run_dir, name)
+            logger = complete_loggers(chosen.logger, self.run_dir)
+            self.record.place_loggers(logger, self.model, self.config_text)
         trainer = super().instantiate_trainer(
             default_root_dir=chosen.default_root_dir or str(self.run_dir),
             callbacks=[
                 LambdaCallback(
                     on_fit_start=lambda trainer, module: self._begin_run_folder(),
-                    on_train_start=lambda trainer, module: _go_on_with_metrics(trainer),
+                    on_train_start=lambda trainer, module: go_on_with_metrics(trainer),
                 ),
                 *complete_callbacks(given, self.command, self.run_dir, self.model, silent),
             ],
@@ -239,6 +243,15 @@ class TrainingCLI(LightningCLI):
         )
         seal_checkpoints(trainer)
         return trainer
+
+    @cached_property
+    def config_text(self) -> str:
+        """The resolved configuration, less where things go."""
+        config = self.config[self.command].clone()
+        for key in PLACES:
+            config.pop(key, None)
+        parser = self._parser(self.command)
+        return str(parser.dump(config, skip_unset=False, skip_validation=True))
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the command; Lightning makes a SystemExit of an interruption."""
@@ -280,13 +293,10 @@ class TrainingCLI(LightningCLI):
             return  # a trial writes nothing
         (self.run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         if self.command == "fit" or not (self.run_dir / "config.yaml").exists():
-            config = self.config[self.command].clone()
-            for key in PLACES:
-                config.pop(key, None)
-            text = self._parser(self.command).dump(config, skip_unset=False, skip_validation=True)
-            write_atomically(self.run_dir / "config.yaml", text)
+            write_atomically(self.run_dir / "config.yaml", self.config_text)
         if self.command == "fit":
             point_latest_to(self.run_dir)
+            self.record.begin(self.trainer, self.model, self.config_text)
 
     @rank_zero_only
     def _forget_run_folder(self) -> None:
@@ -332,12 +342,6 @@ class TrainingCLI(LightningCLI):
 
 def _has_summary(callbacks: list[Any]) -> bool:
     return any(isinstance(callback, ModelSummary) for callback in callbacks)
-
-
-def _go_on_with_metrics(trainer: Trainer) -> None:
-    for logger in trainer.loggers:
-        if isinstance(logger, MetricsCSV):
-            logger.go_on_after(trainer.global_step)
 
 
 def _comes_from_lightning(error: BaseException) -> bool:

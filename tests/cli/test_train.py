@@ -41,6 +41,7 @@ def test_run_folder_holds_what_is_promised(finished: FinishedRun) -> None:
         "checkpoints",
         "config.yaml",
         "metrics.csv",
+        "run.json",
         "samples.md",
         "wandb",
     ]

@@ -37,6 +37,7 @@ def test_two_processes_give_the_curve_of_one(project: Path) -> None:
         "checkpoints",
         "config.yaml",
         "metrics.csv",
+        "run.json",
         "samples.md",
         "wandb",
     ]

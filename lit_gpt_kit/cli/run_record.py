@@ -1,0 +1,112 @@
+"""What is remembered of a run beside its weights: run.json, and W&B's config."""
+
+import csv
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+
+from lit_gpt_kit.loggers.lineage import describe_lineage
+from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
+from lit_gpt_kit.loggers.run_facts import collect_facts, now, read_run, write_run
+from lit_gpt_kit.loggers.wandb import WandbRun
+from lit_gpt_kit.tokenization.tokenizer import Tokenizer
+
+CURVE_KEYS = ("seed_everything", "model", "data")
+"""Of a configuration: what decides the loss of a step."""
+
+
+class RunRecord:
+    """The facts of one run folder.
+
+    Args:
+        run_dir: the run folder.
+        name: what the run is called.
+        checkpoint: what the run starts from, if it starts from one.
+        step: the optimiser step of that checkpoint.
+    """
+
+    def __init__(self, run_dir: Path, name: str, checkpoint: Path | None, step: int) -> None:
+        self.run_dir = run_dir
+        self.name = name
+        self.checkpoint = checkpoint
+        self.step = step
+
+    def place_loggers(self, loggers: Any, module: LightningModule, config_text: str) -> None:
+        """Have the W&B run lie in the run folder, and be that of the run that goes on.
+
+        A run that goes on from before its end with another configuration has another curve: it is a
+        new W&B run, since what was sent cannot be taken back.
+        """
+        for logger in loggers if isinstance(loggers, list) else []:
+            if isinstance(logger, WandbRun):
+                rows = read_rows(self.run_dir / "metrics.csv")
+                run_id = read_run(self.run_dir).get("wandb_id")
+                if rows and rows[-1]["step"] > self.step and self._has_other_curve(config_text):
+                    rows, run_id = [], None
+                logger.place_in(self.run_dir, self.name, module, run_id, rows)
+
+    def begin(self, trainer: Trainer, module: LightningModule, config_text: str) -> None:
+        """Write run.json, and tell W&B the same; on the first rank, when all is built."""
+        before = read_run(self.run_dir)
+        runs = [logger for logger in trainer.loggers if isinstance(logger, WandbRun)]
+        wandb_id = runs[0].version if runs else before.get("wandb_id")
+        facts = {"started": now(), "name": self.name, **self._facts(trainer, module)}
+        record = {**facts, "lineage": self._lineage(module), "wandb_id": wandb_id}
+        if before:  # the run goes on: only what is new is told again
+            new = {key: value for key, value in facts.items() if value != before.get(key)}
+            new |= {"step": self.step, "checkpoint": str(self.checkpoint)}
+            continued = [*before.get("continued", []), new]
+            record = {**before, "wandb_id": wandb_id, "continued": continued}
+        write_run(self.run_dir, record)
+        for logger in runs:
+            logger.log_config({**yaml.safe_load(config_text), "run": record})
+            logger.log_config_file(self.run_dir / "config.yaml")
+            logger.use_source(record.get("lineage", {}).get("run", {}).get("wandb_artifact"))
+
+    def _facts(self, trainer: Trainer, module: Any) -> dict[str, Any]:
+        data: Any = getattr(trainer, "datamodule", None)
+        identity = getattr(data, "identity", None) or {}
+        tokenizer = getattr(module, "tokenizer", None)
+        return {
+            "data_fingerprint": identity.get("sha256"),
+            "tokenizer_hash": tokenizer.fingerprint if isinstance(tokenizer, Tokenizer) else None,
+            **collect_facts(),
+            "num_ranks": trainer.world_size,
+        }
+
+    def _lineage(self, module: Any) -> dict[str, Any]:
+        adapters = getattr(module, "adapters", None)
+        pretrained = getattr(module, "pretrained", None)
+        return describe_lineage(
+            pretrained if isinstance(pretrained, str) else None,
+            self.checkpoint,
+            None if adapters is None else adapters.origin().base_sha256,
+        )
+
+    def _has_other_curve(self, config_text: str) -> bool:
+        path = self.run_dir / "config.yaml"
+        texts = (path.read_text(encoding="utf-8"), config_text) if path.exists() else ()
+        configs = map(yaml.safe_load, texts)
+        kept = [{key: config.get(key) for key in CURVE_KEYS} for config in configs]
+        return kept[:1] != kept[1:]
+
+
+def go_on_with_metrics(trainer: Trainer) -> None:
+    """Have metrics.csv drop the rows of steps that are about to be repeated."""
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSV):
+            logger.go_on_after(trainer.global_step)
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The whole rows of a metrics.csv; none where there is no file."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    # Without its line end even a line with all its columns may lack digits.
+    lines = csv.DictReader(StringIO(text[: text.rfind("\n") + 1]))
+    whole = (line for line in lines if None not in line.values())
+    return [{name: float(value) for name, value in line.items() if value} for line in whole]
