@@ -1,0 +1,181 @@
+"""The charts of a report. One definition serves the page, which is interactive, and the picture."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+from lit_gpt_kit.report.curves import smooth, thin
+from lit_gpt_kit.report.metrics import Family
+from lit_gpt_kit.report.run import Point, Run
+
+COLOURS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#66CCEE", "#CCBB44", "#999999")
+"""Told apart by colour-blind people, on white and on black: Paul Tol's "bright" scheme."""
+DASHES = ([1, 0], [6, 3], [2, 2])
+"""Where there are more curves than colours, the colours come again with the next of these."""
+LONGEST_LEGEND = 45
+"""Characters that stand side by side on a phone."""
+PICTURE_WIDTH, PICTURE_HEIGHT, GAP = 860, 300, 70
+NEVER_NOISY = ("train/lr", "train/peak_memory_bytes")
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve of a chart: a metric of a run."""
+
+    run: Run
+    metric: str
+    points: Sequence[Point]
+
+
+def series_of(family: Family, runs: Iterable[Run]) -> list[Series]:
+    """The curves that a chart of these metrics has; those of one point alone are none."""
+    found = [Series(run, name, run.curve(name)) for run in runs for name in family.metrics]
+    return [series for series in found if len(series.points) > 1]
+
+
+def draw(
+    family: Family, runs: Sequence[Run], uses_tokens: bool, is_interactive: bool
+) -> alt.LayerChart | None:
+    """A chart of a family of metrics; None where nothing can be drawn.
+
+    Args:
+        family: the metrics.
+        runs: all runs of the report, which have the same colours in all charts.
+        uses_tokens: have tokens seen on the x-axis, and not steps.
+        is_interactive: for the page, which has a legend of the runs of its own.
+    """
+    series = series_of(family, runs)
+    if not series:
+        return None
+    label = "run" if len(runs) > 1 else "metric"
+    labels = [run.name for run in runs] if len(runs) > 1 else list(family.metrics)
+    has_legend = len(labels) > 1 and (label == "metric" or not is_interactive)
+    x = alt.X(
+        "tokens" if uses_tokens else "step",
+        type="quantitative",
+        title="tokens seen" if uses_tokens else "step",
+        # A billion is a B to people of this field, and a G to SI.
+        axis=alt.Axis(
+            format="~s",
+            labelExpr="datum.value ? replace(datum.label, 'G', 'B') : '0'",
+            tickCount=6,
+        ),
+        scale=alt.Scale(nice=False, zero=uses_tokens),
+    )
+    y = alt.Y(
+        "value",
+        type="quantitative",
+        title=family.unit or None,
+        axis=alt.Axis(format=family.format) if family.format else alt.Axis(),
+        scale=alt.Scale(zero=family.is_from_zero),
+    )
+    repeats = [(i % len(COLOURS), i // len(COLOURS) % len(DASHES)) for i in range(len(labels))]
+    legend = _legend(labels) if has_legend else None
+    colour = alt.Color(
+        label,
+        type="nominal",
+        scale=alt.Scale(domain=labels, range=[COLOURS[colour] for colour, _ in repeats]),
+        legend=legend,
+    )
+    dash = alt.StrokeDash(
+        label,
+        type="nominal",
+        scale=alt.Scale(domain=labels, range=[DASHES[dash] for _, dash in repeats]),
+        legend=None,
+    )
+    base = alt.Chart(alt.Data(values=_rows(series))).encode(
+        x=x, y=y, color=colour, strokeDash=dash, detail=["run:N", "metric:N"]
+    )
+    raw = base.transform_filter("datum.kind == 'raw'").mark_line(strokeWidth=1, opacity=0.3)
+    line = base.transform_filter("datum.kind == 'line'").mark_line(strokeWidth=2)
+    marked = base.transform_filter("datum.kind == 'marked'").mark_line(
+        strokeWidth=1.5, point=alt.OverlayMarkDef(size=28, filled=True)
+    )
+    layers = [raw, line, marked]
+    if is_interactive:
+        layers.append(_hover(base, uses_tokens, len(runs) > 1))
+    return alt.layer(*layers)
+
+
+def draw_picture(
+    families: Sequence[Family], runs: Sequence[Run], uses_tokens: bool, title: str
+) -> alt.VConcatChart:
+    """All charts in one picture: the first one wide, the others two by two."""
+    charts = [
+        (family, chart)
+        for family in families
+        if (chart := draw(family, runs, uses_tokens, is_interactive=False)) is not None
+    ]
+    half = (PICTURE_WIDTH - GAP) // 2
+    sized = [
+        chart.properties(
+            title=family.title,
+            width=PICTURE_WIDTH if number == 0 else half,
+            height=PICTURE_HEIGHT if number == 0 else PICTURE_HEIGHT // 2,
+        )
+        for number, (family, chart) in enumerate(charts)
+    ]
+    rows = [sized[:1], *(sized[i : i + 2] for i in range(1, len(sized), 2))]
+    return (
+        alt.vconcat(*(alt.hconcat(*row).resolve_scale(color="independent") for row in rows))
+        .resolve_scale(color="independent")
+        .properties(title=alt.TitleParams(title, anchor="start", fontSize=18, offset=12), padding=16)
+        .configure(background="white")
+    )
+
+
+def _legend(labels: Sequence[str]) -> alt.Legend:
+    is_long = sum(len(label) + 4 for label in labels) > LONGEST_LEGEND
+    return alt.Legend(
+        title=None,
+        orient="top",
+        columns=1 if is_long else len(labels),
+        labelLimit=320,
+        symbolType="stroke",
+        symbolStrokeWidth=3,
+        symbolOpacity=1,
+    )
+
+
+def _hover(base: alt.Chart, uses_tokens: bool, names_run: bool) -> alt.Chart:
+    """The value nearest to the pointer."""
+    nearest = alt.selection_point(
+        nearest=True, on="pointermove", clear="pointerout", encodings=["x", "y"], empty=False
+    )
+    shown = [alt.Tooltip("metric:N"), alt.Tooltip("value:Q", format=".5~g")]
+    shown += [alt.Tooltip("tokens:Q", format=",.0f")] if uses_tokens else []
+    shown += [alt.Tooltip("step:Q", format=",")]
+    return (
+        base.transform_filter("datum.kind != 'line' || !datum.has_raw")
+        .mark_point(size=60, filled=True)
+        .encode(
+            opacity=alt.condition(nearest, alt.value(1), alt.value(0)),
+            tooltip=[alt.Tooltip("run:N"), *shown] if names_run else shown,
+        )
+        .add_params(nearest)
+    )
+
+
+def _rows(series: Sequence[Series]) -> list[dict[str, Any]]:
+    return [row for curve in series for row in _rows_of(curve)]
+
+
+def _rows_of(series: Series) -> Iterable[dict[str, Any]]:
+    is_train = series.metric.startswith("train/")
+    smoothed = smooth(series.points) if is_train and series.metric not in NEVER_NOISY else []
+    kind = "line" if is_train else "marked"
+    parts = [("raw", series.points), ("line", smoothed)] if smoothed else [(kind, series.points)]
+    for kind, points in parts:
+        for point in thin(points):
+            yield {
+                "run": series.run.name,
+                "metric": series.metric,
+                "step": point.step,
+                "tokens": None if point.tokens is None else round(point.tokens),
+                "value": float(f"{point.value:.6g}"),
+                "kind": kind,
+                **({"has_raw": True} if smoothed else {}),
+            }
