@@ -11,6 +11,9 @@ from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
 from lit_gpt_kit.report.run import Run, read_runs
 
+MOST_NAMED = 3
+"""Runs in a title; more are counted."""
+
 
 def run(command: str, arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
@@ -23,7 +26,7 @@ def run(command: str, arguments: list[str]) -> int:
             f"a report is drawn with {error.name}; pip install 'lit-gpt-kit[report]'"
         ) from error
 
-    title = options.title or " and ".join(run.name for run in runs)
+    title = options.title or _name_all(runs)
     output = _choose_output(options.output, runs, options.format)
     is_page = options.format == "html"
     write_atomically(output, render_page(runs, title) if is_page else render_picture(runs, title))
@@ -40,6 +43,11 @@ def _choose_output(given: str | None, runs: Sequence[Run], kind: str) -> Path:
         return Path(given)
     name = f"report.{kind}"
     return runs[0].folder / name if len(runs) == 1 else Path(name)
+
+
+def _name_all(runs: Sequence[Run]) -> str:
+    names = [run.name for run in runs]
+    return ", ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} runs"
 
 
 def _describe(run: Run) -> str:

@@ -1,6 +1,5 @@
 """The charts of a report. One definition serves the page, which is interactive, and the picture."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +9,11 @@ import altair as alt
 from lit_gpt_kit.report.curves import smooth, thin
 from lit_gpt_kit.report.metrics import Family
 from lit_gpt_kit.report.run import Point, Run
+from lit_gpt_kit.report.theme import COLOURS, DASHES, LIGHT, chart_config
 
-COLOURS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#66CCEE", "#CCBB44", "#999999")
-"""Told apart by colour-blind people, on white and on black: Paul Tol's "bright" scheme."""
-DASHES = ([1, 0], [6, 3], [2, 2])
-"""Where there are more curves than colours, the colours come again with the next of these."""
 LONGEST_LEGEND = 45
 """Characters that stand side by side on a phone."""
-PICTURE_WIDTH, PICTURE_HEIGHT, GAP = 860, 300, 70
+PICTURE_WIDTH, PICTURE_HEIGHT, HALF = 860, 300, 395
 NEVER_NOISY = ("train/lr", "train/peak_memory_bytes")
 
 
@@ -31,13 +27,18 @@ class Series:
 
 
 def series_of(family: Family, runs: Iterable[Run]) -> list[Series]:
-    """The curves that a chart of these metrics has; those of one point alone are none."""
+    """The curves that a chart of these metrics has; none where no two points can be joined."""
     found = [Series(run, name, run.curve(name)) for run in runs for name in family.metrics]
-    return [series for series in found if len(series.points) > 1]
+    has_curve = any(len(series.points) > 1 for series in found)
+    return [series for series in found if has_curve and series.points]
 
 
 def draw(
-    family: Family, runs: Sequence[Run], uses_tokens: bool, is_interactive: bool
+    family: Family,
+    runs: Sequence[Run],
+    uses_tokens: bool,
+    has_run_legend: bool,
+    is_interactive: bool,
 ) -> alt.LayerChart | None:
     """A chart of a family of metrics; None where nothing can be drawn.
 
@@ -45,14 +46,15 @@ def draw(
         family: the metrics.
         runs: all runs of the report, which have the same colours in all charts.
         uses_tokens: have tokens seen on the x-axis, and not steps.
-        is_interactive: for the page, which has a legend of the runs of its own.
+        has_run_legend: say which colour is which run.
+        is_interactive: show the value at the pointer.
     """
     series = series_of(family, runs)
     if not series:
         return None
     label = "run" if len(runs) > 1 else "metric"
     labels = [run.name for run in runs] if len(runs) > 1 else list(family.metrics)
-    has_legend = len(labels) > 1 and (label == "metric" or not is_interactive)
+    has_legend = len(labels) > 1 and (label == "metric" or has_run_legend)
     x = alt.X(
         "tokens" if uses_tokens else "step",
         type="quantitative",
@@ -90,7 +92,8 @@ def draw(
         x=x, y=y, color=colour, strokeDash=dash, detail=["run:N", "metric:N"]
     )
     raw = base.transform_filter("datum.kind == 'raw'").mark_line(strokeWidth=1, opacity=0.3)
-    line = base.transform_filter("datum.kind == 'line'").mark_line(strokeWidth=2)
+    plain = "datum.kind == 'smooth' || datum.kind == 'line'"
+    line = base.transform_filter(plain).mark_line(strokeWidth=2)
     marked = base.transform_filter("datum.kind == 'marked'").mark_line(
         strokeWidth=1.5, point=alt.OverlayMarkDef(size=28, filled=True)
     )
@@ -103,27 +106,22 @@ def draw(
 def draw_picture(
     families: Sequence[Family], runs: Sequence[Run], uses_tokens: bool, title: str
 ) -> alt.VConcatChart:
-    """All charts in one picture: the first one wide, the others two by two."""
-    charts = [
-        (family, chart)
-        for family in families
-        if (chart := draw(family, runs, uses_tokens, is_interactive=False)) is not None
-    ]
-    half = (PICTURE_WIDTH - GAP) // 2
-    sized = [
-        chart.properties(
-            title=family.title,
-            width=PICTURE_WIDTH if number == 0 else half,
-            height=PICTURE_HEIGHT if number == 0 else PICTURE_HEIGHT // 2,
+    """All charts in one picture: the first one wide and with the legend, the others two by two."""
+    charts: list[alt.LayerChart] = []
+    for family in families:
+        chart = draw(
+            family, runs, uses_tokens, has_run_legend=not charts, is_interactive=False
         )
-        for number, (family, chart) in enumerate(charts)
-    ]
-    rows = [sized[:1], *(sized[i : i + 2] for i in range(1, len(sized), 2))]
+        if chart is not None:
+            size = (HALF, PICTURE_HEIGHT // 2) if charts else (PICTURE_WIDTH, PICTURE_HEIGHT)
+            charts.append(chart.properties(title=family.title, width=size[0], height=size[1]))
+    rows = [charts[:1], *(charts[i : i + 2] for i in range(1, len(charts), 2))]
+    parts = [alt.hconcat(*row).resolve_scale(color="independent") for row in rows]
     return (
-        alt.vconcat(*(alt.hconcat(*row).resolve_scale(color="independent") for row in rows))
-        .resolve_scale(color="independent")
-        .properties(title=alt.TitleParams(title, anchor="start", fontSize=18, offset=12), padding=16)
-        .configure(background="white")
+        alt.vconcat(*parts)
+        .resolve_scale(color="independent", strokeDash="independent")
+        .properties(title=alt.TitleParams(title, fontSize=18, offset=12), padding=16)
+        .configure(background=LIGHT["page"], **chart_config(LIGHT))
     )
 
 
@@ -149,7 +147,7 @@ def _hover(base: alt.Chart, uses_tokens: bool, names_run: bool) -> alt.Chart:
     shown += [alt.Tooltip("tokens:Q", format=",.0f")] if uses_tokens else []
     shown += [alt.Tooltip("step:Q", format=",")]
     return (
-        base.transform_filter("datum.kind != 'line' || !datum.has_raw")
+        base.transform_filter("datum.kind != 'smooth'")
         .mark_point(size=60, filled=True)
         .encode(
             opacity=alt.condition(nearest, alt.value(1), alt.value(0)),
@@ -167,7 +165,7 @@ def _rows_of(series: Series) -> Iterable[dict[str, Any]]:
     is_train = series.metric.startswith("train/")
     smoothed = smooth(series.points) if is_train and series.metric not in NEVER_NOISY else []
     kind = "line" if is_train else "marked"
-    parts = [("raw", series.points), ("line", smoothed)] if smoothed else [(kind, series.points)]
+    parts = [("raw", series.points), ("smooth", smoothed)] if smoothed else [(kind, series.points)]
     for kind, points in parts:
         for point in thin(points):
             yield {
@@ -177,5 +175,4 @@ def _rows_of(series: Series) -> Iterable[dict[str, Any]]:
                 "tokens": None if point.tokens is None else round(point.tokens),
                 "value": float(f"{point.value:.6g}"),
                 "kind": kind,
-                **({"has_raw": True} if smoothed else {}),
             }

@@ -13,13 +13,14 @@ import altair as alt
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lit_gpt_kit.report.charts import COLOURS, draw, draw_picture
+from lit_gpt_kit.report.charts import draw, draw_picture
 from lit_gpt_kit.report.curves import MOST_POINTS, WINDOW_SHARE
 from lit_gpt_kit.report.differences import find_differences
 from lit_gpt_kit.report.metrics import Family, group
 from lit_gpt_kit.report.run import Run
 from lit_gpt_kit.report.samples import Sample
 from lit_gpt_kit.report.table import last_and_best, tabulate
+from lit_gpt_kit.report.theme import COLOURS, DARK, LIGHT, chart_config
 
 PICTURE_SCALE = 1.5
 
@@ -33,7 +34,7 @@ def render_page(runs: Sequence[Run], title: str) -> str:
     uses_tokens = have_tokens(runs)
     sections: dict[str, list[dict[str, Any]]] = {}
     for family in _families(runs):
-        chart = draw(family, runs, uses_tokens, is_interactive=True)
+        chart = draw(family, runs, uses_tokens, has_run_legend=False, is_interactive=True)
         if chart is not None:
             spec = chart.properties(width="container", background="transparent").to_dict()
             sections.setdefault(family.section, []).append({"title": family.title, "spec": spec})
@@ -46,6 +47,9 @@ def render_page(runs: Sequence[Run], title: str) -> str:
         made=datetime.now(UTC),
         runs=runs,
         colours=[COLOURS[number % len(COLOURS)] for number in range(len(runs))],
+        light=LIGHT,
+        dark=DARK,
+        chart_configs={"light": chart_config(LIGHT), "dark": chart_config(DARK)},
         uses_tokens=uses_tokens,
         heads=heads,
         lines=lines,

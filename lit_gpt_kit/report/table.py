@@ -1,19 +1,23 @@
 """The table of the runs: what each one is and what came of it."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from lit_gpt_kit.report.run import Run
 
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error")
+DERIVED = ("val/loss", "val/perplexity", "val/bits_per_byte")
 UNKNOWN = ""
 
 
 def tabulate(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """The heads of the columns, and a line a run; columns of which nothing is known are left out."""
-    lines = [_describe(run) for run in runs]
+    names = dict.fromkeys(name for run in runs for name in run.metric_names)
+    metrics = [name for name in names if name.startswith("val/") and not is_derived(name, names)]
+    lines = [_describe(run) | _last_values(run, metrics) for run in runs]
     heads = [head for head in lines[0] if any(line[head] != UNKNOWN for line in lines)]
     return heads, [[line[head] for head in heads] for line in lines]
 
@@ -37,6 +41,11 @@ def last_and_best(run: Run) -> list[tuple[str, str, str, str]]:
 def is_lower_better(name: str) -> bool:
     """Whether a smaller value of this metric is the better one."""
     return name.endswith(LOWER_IS_BETTER)
+
+
+def is_derived(name: str, names: Iterable[str]) -> bool:
+    """Whether a metric says what another one does, or is that of one label alone."""
+    return name in DERIVED or any(name.startswith(f"{other}_") for other in names)
 
 
 def show_number(value: float) -> str:
@@ -63,6 +72,14 @@ def _describe(run: Run) -> dict[str, str]:
     }
 
 
+def _last_values(run: Run, metrics: Sequence[str]) -> dict[str, str]:
+    curves = {name: run.curve(name) for name in metrics}
+    return {
+        f"last {name}": show_number(points[-1].value) if points else UNKNOWN
+        for name, points in curves.items()
+    }
+
+
 def _model(run: Run) -> str:
     parameters = run.facts.get("num_parameters")
     if isinstance(parameters, int):
@@ -72,7 +89,8 @@ def _model(run: Run) -> str:
     if not isinstance(arguments, dict):
         return UNKNOWN
     if arguments.get("pretrained"):
-        return str(arguments["pretrained"])
+        model = Path(str(arguments["pretrained"]))
+        return model.name if model.is_absolute() else str(model)
     gpt = arguments.get("gpt")
     if not isinstance(gpt, dict):
         return UNKNOWN
