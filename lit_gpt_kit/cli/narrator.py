@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_gpt_kit.callbacks.sample_text import SampleText, default_prompt
 from lit_gpt_kit.callbacks.throughput import Throughput
+from lit_gpt_kit.cli.standing import describe_standing
 from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.ranks import data_share, shares_model
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
@@ -66,6 +67,8 @@ class Narrator(Callback):
         width = max(20, *map(len, shown), 20)
         for name in shown:
             print(f"{name:>{width}}: {float(metrics[name]):.4f}")
+        if standing := describe_standing(trainer, self.run_dir):
+            print(f"\n{standing}")
         run_dir = shlex.quote(str(self.run_dir))
         print(f"\nnext: {_next_command(trainer, pl_module, run_dir)}")
 

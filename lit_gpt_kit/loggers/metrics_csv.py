@@ -46,6 +46,11 @@ class MetricsCSV(Logger):
         """The run folder."""
         return str(self.path.parent)
 
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """What was logged so far, by step; a metric that a row lacks is not in it."""
+        return [row for _, row in sorted((self._rows or {}).items())]
+
     @rank_zero_only
     def go_on_after(self, step: int) -> None:
         """Take up the rows up to `step`, with which a checkpoint was written; drop all later ones.

@@ -1,0 +1,1 @@
+"""What the losses of the shipped configs look like, over several seeds."""
