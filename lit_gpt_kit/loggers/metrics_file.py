@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 FILE = "metrics.csv"
 STEP = "step"
@@ -35,9 +36,19 @@ def read_metrics(path: Path) -> MetricsFile:
     rows: dict[int, dict[str, str]] = {}
     num_broken_lines = int(len(whole) < len(text))
     for row in reader:
-        # A missing cell is None, and cells too many stand under the name None.
-        if None in row or None in row.values() or not row.get(STEP, "").isdigit():
+        if _is_whole(row):
+            rows[int(row[STEP])] = {name: cell for name, cell in row.items() if cell}
+        else:
             num_broken_lines += 1
-            continue
-        rows[int(row[STEP])] = {name: cell for name, cell in row.items() if cell}
     return MetricsFile(columns, rows, num_broken_lines)
+
+
+def _is_whole(row: Mapping[str | None, Any]) -> bool:
+    """A cell that is missing is None, and cells too many stand under the name None."""
+    if None in row or None in row.values() or not row.get(STEP, "").isdigit():
+        return False
+    try:
+        _ = [float(cell) for cell in row.values() if cell]
+    except ValueError:
+        return False
+    return True

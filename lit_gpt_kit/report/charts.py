@@ -6,10 +6,11 @@ from typing import Any
 
 import altair as alt
 
+from lit_gpt_kit.references.reference import Reference
 from lit_gpt_kit.report.curves import smooth, thin
 from lit_gpt_kit.report.metrics import Family
 from lit_gpt_kit.report.run import Point, Run
-from lit_gpt_kit.report.theme import COLOURS, DASHES, LIGHT, chart_config
+from lit_gpt_kit.report.theme import BAND, COLOURS, DASHES, LIGHT, chart_config
 
 LONGEST_LEGEND = 45
 """Characters that stand side by side on a phone."""
@@ -36,6 +37,8 @@ def series_of(family: Family, runs: Iterable[Run]) -> list[Series]:
 def draw(
     family: Family,
     runs: Sequence[Run],
+    references: Sequence[Reference] = (),
+    *,
     uses_tokens: bool,
     has_run_legend: bool,
     is_interactive: bool,
@@ -45,6 +48,7 @@ def draw(
     Args:
         family: the metrics.
         runs: all runs of the report, which have the same colours in all charts.
+        references: what the runs are expected to be like.
         uses_tokens: have tokens seen on the x-axis, and not steps.
         has_run_legend: say which colour is which run.
         is_interactive: show the value at the pointer.
@@ -88,29 +92,40 @@ def draw(
         scale=alt.Scale(domain=labels, range=[DASHES[dash] for _, dash in repeats]),
         legend=None,
     )
-    base = alt.Chart(alt.Data(values=_rows(series))).encode(
-        x=x, y=y, color=colour, strokeDash=dash, detail=["run:N", "metric:N"]
-    )
+    bands = [row for reference in references for row in _rows_of_band(family, reference)]
+    rows = [row for curve in series for row in _rows_of(curve)]
+    data = alt.Chart(alt.Data(values=[*bands, *rows])).encode(x=x, y=y)
+    base = data.encode(color=colour, strokeDash=dash, detail=["run:N", "metric:N"])
     raw = base.transform_filter("datum.kind == 'raw'").mark_line(strokeWidth=1, opacity=0.3)
     plain = "datum.kind == 'smooth' || datum.kind == 'line'"
     line = base.transform_filter(plain).mark_line(strokeWidth=2)
     marked = base.transform_filter("datum.kind == 'marked'").mark_line(
         strokeWidth=1.5, point=alt.OverlayMarkDef(size=28, filled=True)
     )
-    layers = [raw, line, marked]
+    layers = [*(_band(data) if bands else []), raw, line, marked]
     if is_interactive:
-        layers.append(_hover(base, uses_tokens, len(runs) > 1))
+        layers.append(_hover(base))
     return alt.layer(*layers)
 
 
 def draw_picture(
-    families: Sequence[Family], runs: Sequence[Run], uses_tokens: bool, title: str
+    families: Sequence[Family],
+    runs: Sequence[Run],
+    references: Sequence[Reference],
+    *,
+    uses_tokens: bool,
+    title: str,
 ) -> alt.VConcatChart:
     """All charts in one picture: the first one wide and with the legend, the others two by two."""
     charts: list[alt.LayerChart] = []
     for family in families:
         chart = draw(
-            family, runs, uses_tokens, has_run_legend=not charts, is_interactive=False
+            family,
+            runs,
+            references,
+            uses_tokens=uses_tokens,
+            has_run_legend=not charts,
+            is_interactive=False,
         )
         if chart is not None:
             size = (HALF, PICTURE_HEIGHT // 2) if charts else (PICTURE_WIDTH, PICTURE_HEIGHT)
@@ -138,27 +153,45 @@ def _legend(labels: Sequence[str]) -> alt.Legend:
     )
 
 
-def _hover(base: alt.Chart, uses_tokens: bool, names_run: bool) -> alt.Chart:
-    """The value nearest to the pointer."""
+def _hover(base: alt.Chart) -> alt.Chart:
+    """The point nearest to the pointer; the page says what it is."""
     nearest = alt.selection_point(
         nearest=True, on="pointermove", clear="pointerout", encodings=["x", "y"], empty=False
     )
-    shown = [alt.Tooltip("metric:N"), alt.Tooltip("value:Q", format=".5~g")]
-    shown += [alt.Tooltip("tokens:Q", format=",.0f")] if uses_tokens else []
-    shown += [alt.Tooltip("step:Q", format=",")]
     return (
-        base.transform_filter("datum.kind != 'smooth'")
-        .mark_point(size=60, filled=True)
-        .encode(
-            opacity=alt.condition(nearest, alt.value(1), alt.value(0)),
-            tooltip=[alt.Tooltip("run:N"), *shown] if names_run else shown,
-        )
+        base.transform_filter("datum.kind != 'smooth' && datum.kind != 'band'")
+        # Named fields would lose their texts where the nearest point is looked for.
+        .mark_point(size=60, filled=True, tooltip=alt.TooltipContent("data"))
+        .encode(opacity=alt.condition(nearest, alt.value(1), alt.value(0)))
         .add_params(nearest)
     )
 
 
-def _rows(series: Sequence[Series]) -> list[dict[str, Any]]:
-    return [row for curve in series for row in _rows_of(curve)]
+def _band(data: alt.Chart) -> list[alt.Chart]:
+    """Where the curves of more runs would lie, and the middle of it."""
+    expected = data.transform_filter("datum.kind == 'band'").encode(detail=["run:N", "metric:N"])
+    area = expected.mark_area(color=BAND, opacity=0.3, clip=True)
+    middle = expected.mark_line(color=BAND, strokeWidth=1, strokeDash=[4, 3])
+    return [area.encode(y=alt.Y("low:Q"), y2="high"), middle]
+
+
+def _rows_of_band(family: Family, reference: Reference) -> Iterable[dict[str, Any]]:
+    for metric in family.metrics:
+        band = reference.curves.get(metric)
+        if band is None:
+            continue
+        for tokens, *values in zip(band.tokens, band.low, band.middle, band.high, strict=True):
+            low, middle, high = (float(f"{value:.6g}") for value in values)
+            yield {
+                "run": reference.name,
+                "metric": metric,
+                "step": round(tokens / reference.tokens_per_step),
+                "tokens": round(tokens),
+                "low": low,
+                "value": middle,
+                "high": high,
+                "kind": "band",
+            }
 
 
 def _rows_of(series: Series) -> Iterable[dict[str, Any]]:

@@ -13,12 +13,14 @@ import altair as alt
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lit_gpt_kit.references.reference import COVERAGE
 from lit_gpt_kit.report.charts import draw, draw_picture
 from lit_gpt_kit.report.curves import MOST_POINTS, WINDOW_SHARE
 from lit_gpt_kit.report.differences import find_differences
 from lit_gpt_kit.report.metrics import Family, group
 from lit_gpt_kit.report.run import Run
 from lit_gpt_kit.report.samples import Sample
+from lit_gpt_kit.report.standing import find_standings, references_of
 from lit_gpt_kit.report.table import last_and_best, tabulate
 from lit_gpt_kit.report.theme import COLOURS, DARK, LIGHT, chart_config
 
@@ -32,9 +34,18 @@ def render_page(runs: Sequence[Run], title: str) -> str:
     fetch any. What people wrote into samples and configurations is text to it, never markup.
     """
     uses_tokens = have_tokens(runs)
+    standings = find_standings(runs)
+    references = references_of(standings)
     sections: dict[str, list[dict[str, Any]]] = {}
     for family in _families(runs):
-        chart = draw(family, runs, uses_tokens, has_run_legend=False, is_interactive=True)
+        chart = draw(
+            family,
+            runs,
+            references,
+            uses_tokens=uses_tokens,
+            has_run_legend=False,
+            is_interactive=True,
+        )
         if chart is not None:
             spec = chart.properties(width="container", background="transparent").to_dict()
             sections.setdefault(family.section, []).append({"title": family.title, "spec": spec})
@@ -45,8 +56,9 @@ def render_page(runs: Sequence[Run], title: str) -> str:
     return environment.get_template("page.html.j2").render(
         title=title,
         made=datetime.now(UTC),
-        runs=runs,
-        colours=[COLOURS[number % len(COLOURS)] for number in range(len(runs))],
+        views=[_view(run, number) for number, run in enumerate(runs)],
+        standings=standings,
+        references=references,
         light=LIGHT,
         dark=DARK,
         chart_configs={"light": chart_config(LIGHT), "dark": chart_config(DARK)},
@@ -55,10 +67,9 @@ def render_page(runs: Sequence[Run], title: str) -> str:
         lines=lines,
         sections=sections,
         differences=find_differences([run.config for run in runs]),
-        samples=[_by_prompt(run.samples) for run in runs],
-        pictures=[[(path.stem, _data_uri(path)) for path in run.pictures] for run in runs],
-        values=[last_and_best(run) for run in runs],
         most_points=MOST_POINTS,
+        compares=len(runs) > 1,
+        coverage=COVERAGE,
         window_percent=100 * WINDOW_SHARE,
         script=vl_convert.javascript_bundle(vl_version=vega_lite_version()),
     )
@@ -66,7 +77,10 @@ def render_page(runs: Sequence[Run], title: str) -> str:
 
 def render_picture(runs: Sequence[Run], title: str) -> bytes:
     """The curves alone, as a PNG."""
-    chart = draw_picture(_families(runs), runs, have_tokens(runs), title)
+    references = references_of(find_standings(runs))
+    chart = draw_picture(
+        _families(runs), runs, references, uses_tokens=have_tokens(runs), title=title
+    )
     return vl_convert.vegalite_to_png(
         chart.to_dict(), vl_version=vega_lite_version(), scale=PICTURE_SCALE
     )
@@ -86,6 +100,20 @@ def vega_lite_version() -> str:
 
 def _families(runs: Sequence[Run]) -> list[Family]:
     return group(name for run in runs for name in run.metric_names)
+
+
+def _view(run: Run, number: int) -> dict[str, Any]:
+    """What the page shows of one run."""
+    return {
+        "name": run.name,
+        "colour": COLOURS[number % len(COLOURS)],
+        "num_broken_lines": run.metrics.num_broken_lines,
+        "prompts": _by_prompt(run.samples),
+        "pictures": [(path.stem, _data_uri(path)) for path in run.pictures],
+        "numbers": last_and_best(run),
+        "spikes": run.spikes,
+        "config_text": run.config_text,
+    }
 
 
 def _by_prompt(samples: Sequence[Sample]) -> list[list[Sample]]:

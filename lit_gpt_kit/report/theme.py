@@ -7,6 +7,8 @@ COLOURS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#66CCEE", "#CCBB44", "#9
 """Of curves; told apart by the colour-blind, on white and on black: Paul Tol's "bright" scheme."""
 DASHES = ([1, 0], [6, 3], [2, 2])
 """Where there are more curves than colours, the colours come again with the next of these."""
+BAND = "#999999"
+"""What runs are expected to be like."""
 LIGHT = {
     "text": "#1c1e21",
     "soft": "#5f6670",
