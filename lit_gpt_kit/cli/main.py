@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect-data": ("inspect_data", "rows as the model gets them, and what is wrong with them"),
     "tune": ("tune", "find a learning rate, or the largest micro-batch that fits"),
     "sweep": ("sweep", "write a W&B sweep over settings of a run"),
+    "report": ("report", "runs as one page: curves, samples, what they differ in"),
     "generate": ("generate", "continue a prompt"),
     "chat": ("chat", "talk with a model"),
     "export": ("export", "write a model as transformers, or an ONNX runtime, reads it"),

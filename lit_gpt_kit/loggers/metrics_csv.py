@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_gpt_kit.files import write_atomically
+from lit_gpt_kit.loggers.metrics_file import FILE, STEP, read_metrics
 
 
 class MetricsCSV(Logger):
@@ -25,9 +26,9 @@ class MetricsCSV(Logger):
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
-        self.path = Path(folder) / "metrics.csv"
+        self.path = Path(folder) / FILE
         self._rows: dict[int, dict[str, str]] | None = None
-        self._columns: list[str] = ["step"]
+        self._columns: list[str] = [STEP]
         self._num_columns_on_disk = 0
 
     @property
@@ -69,7 +70,7 @@ class MetricsCSV(Logger):
         if row is not None and values.items() <= row.items():
             return  # a step that was logged before its checkpoint was written is logged again
         is_new_row = row is None
-        self._rows.setdefault(number, {"step": str(number)}).update(values)
+        self._rows.setdefault(number, {STEP: str(number)}).update(values)
         added = sorted(set(values) - set(self._columns))
         self._columns.extend(added)
         if is_new_row and not added and self._num_columns_on_disk == len(self._columns):
@@ -86,17 +87,11 @@ class MetricsCSV(Logger):
 
     def _read_rows_before(self, step: int) -> dict[int, dict[str, str]]:
         """The rows of a run that is continued; a half-written last line is left out."""
-        rows: dict[int, dict[str, str]] = {}
-        if self.path.exists():
-            text = self.path.read_text(encoding="utf-8")
-            # Without its line end even a line with all its columns may lack digits.
-            reader = csv.DictReader(StringIO(text[: text.rfind("\n") + 1]))
-            self._columns = list(reader.fieldnames or ["step"])
-            for row in reader:
-                is_whole = None not in row.values() and row["step"].isdigit()
-                if is_whole and int(row["step"]) < step:
-                    rows[int(row["step"])] = {name: v for name, v in row.items() if v}
-        return rows
+        if not self.path.exists():
+            return {}
+        found = read_metrics(self.path)
+        self._columns = list(found.columns)
+        return {number: dict(row) for number, row in found.rows.items() if number < step}
 
     def _write_all(self) -> None:
         assert self._rows is not None

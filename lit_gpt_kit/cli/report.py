@@ -1,0 +1,88 @@
+"""`lit-gpt report`: runs as one page, or their curves as one picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser
+
+from lit_gpt_kit.cli.parsing import build_parser, parse
+from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.files import write_atomically
+from lit_gpt_kit.report.run import Run, read_runs
+
+MOST_NAMED = 3
+"""Runs in a title; more are counted."""
+
+
+def run(command: str, arguments: list[str]) -> int:
+    """Run the command; returns the exit status."""
+    options = parse(_parser(), arguments)
+    runs = read_runs([Path(folder) for folder in options.run_dirs])
+    try:
+        from lit_gpt_kit.report.page import render_page, render_picture
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"a report is drawn with {error.name}; pip install 'lit-gpt-kit[report]'"
+        ) from error
+
+    title = options.title or _name_all(runs)
+    output = _choose_output(options.output, runs, options.format)
+    is_page = options.format == "html"
+    write_atomically(output, render_page(runs, title) if is_page else render_picture(runs, title))
+    for one in runs:
+        print(_describe(one))
+    print(f"written to {output} ({output.stat().st_size / 2**20:.1f} MiB)")
+    print(f"next: open {output.resolve().as_uri()} in a browser")
+    return 0
+
+
+def _choose_output(given: str | None, runs: Sequence[Run], kind: str) -> Path:
+    """What a person named; else in the folder of the one run, or here for several."""
+    if given is not None:
+        return Path(given)
+    name = f"report.{kind}"
+    return runs[0].folder / name if len(runs) == 1 else Path(name)
+
+
+def _name_all(runs: Sequence[Run]) -> str:
+    names = [run.name for run in runs]
+    return ", ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} runs"
+
+
+def _describe(run: Run) -> str:
+    steps = f"{run.name}: {len(run.metrics.rows):,} lines of metrics, up to step {run.num_steps:,}"
+    broken = run.metrics.num_broken_lines
+    if not broken:
+        return steps
+    return f"{steps}; {broken} that {'is' if broken == 1 else 'are'} not whole left out"
+
+
+def _parser() -> ArgumentParser:
+    parser = build_parser("report", "Runs as one page that opens anywhere, without a network.")
+    parser.add_argument(
+        "run_dirs",
+        type=str,
+        nargs="+",
+        metavar="RUN_DIR",
+        help="Run folders, such as runs/quickstart/latest; several are compared in the same charts.",
+    )
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        default=None,
+        help="The file to write; report.html in the run folder, or here where there are several.",
+    )
+    parser.add_argument(
+        "--format",
+        type=Literal["html", "png"],
+        default="html",
+        help="A page with everything, or the curves alone as a picture.",
+    )
+    parser.add_argument(
+        "--title",
+        type=str | None,
+        default=None,
+        help="What stands above it; the names of the runs by default.",
+    )
+    return parser

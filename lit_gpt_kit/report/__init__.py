@@ -1,0 +1,1 @@
+"""Pictures of runs: what their folders hold, as one page."""
