@@ -18,7 +18,8 @@ from typing import Any
 LIBRARIES = (
     "lightning.pytorch.cli",
     "lightning.pytorch.loggers.wandb",
-    "wandb",
+    "pydantic",  # much of wandb, which itself makes a folder that the first process to end removes
+    "requests",
     "rich.progress",
     "jinja2.sandbox",
     "tokenizers",
