@@ -17,6 +17,7 @@ from unittest import mock
 import torch
 
 from lit_gpt_kit.cli.main import main
+from tests.warm.python import warm_python
 
 EXECUTABLE = Path(sys.executable).with_name("lit-gpt")
 TEXT = "the quick brown fox jumps over the lazy dog and runs away from it\n"
@@ -114,8 +115,12 @@ def run(folder: Path, *arguments: str, stdin: str = "") -> Result:
 
 
 def start(folder: Path, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
-    """Start the installed command in a process of its own, in `folder`."""
+    """Start the installed command in a process of its own, in `folder`.
+
+    It starts warm unless `cold`, for a test whose subject is the process that a person starts.
+    """
     changes = options.pop("env", {})
+    python = [] if options.pop("cold", False) else [warm_python()]
     settings: dict[str, Any] = {
         "stdin": subprocess.DEVNULL,
         "stdout": subprocess.PIPE,
@@ -123,7 +128,7 @@ def start(folder: Path, *arguments: str, **options: Any) -> "subprocess.Popen[st
         "text": True,
     }
     return subprocess.Popen(
-        [str(EXECUTABLE), *arguments],
+        [*python, str(EXECUTABLE), *arguments],
         cwd=folder,
         env=environment(folder, **changes),
         **{**settings, **options},

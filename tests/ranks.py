@@ -3,9 +3,10 @@
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
+
+from tests.warm.python import warm_python
 
 
 def run_ranks(module: str, num_ranks: int, *arguments: str, timeout_seconds: float = 240) -> None:
@@ -24,7 +25,7 @@ def run_ranks(module: str, num_ranks: int, *arguments: str, timeout_seconds: flo
         "OMP_NUM_THREADS": "1",
         "PYTHONWARNINGS": "ignore",
     }
-    command = [sys.executable, "-m", module, *arguments]
+    command = [warm_python(), "-m", module, *arguments]
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder) / f"{rank}.log" for rank in range(num_ranks)]
         ranks = []

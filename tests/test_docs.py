@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from tests.command import EXECUTABLE
 from tests.transformers_models import build, save
+from tests.warm.python import warm_python
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -57,12 +59,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     wrapper = folder / "bin" / "lit-gpt"
     wrapper.parent.mkdir()
-    real = Path(sys.executable).with_name("lit-gpt")
+    real = f"{warm_python()} {EXECUTABLE}"
     wrapper.write_text(
         f'#!/bin/sh\ncase "$1 $2 $*" in\n*--model.help*|*--data.help*) exec {real} "$@";;\n'
         f'"fit "*) exec {real} "$@" {FEW_STEPS};;\n*) exec {real} "$@";;\nesac\n'
     )
     wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
+    (wrapper.parent / "python").symlink_to(warm_python())
     return folder
 
 

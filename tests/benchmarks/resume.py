@@ -25,13 +25,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import yaml
 
-from tests.command import TEXT, environment
+from tests.command import EXECUTABLE, TEXT, environment
 from tests.run_dir import without_speed
+from tests.warm.python import warm_python
+
+Process: TypeAlias = "subprocess.Popen[bytes]"
 
 PHASE = '''\
 """Writes down what the run is doing."""
@@ -142,9 +145,9 @@ def write_project(folder: Path, num_steps: int, devices: int = 1, by_thread: boo
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
 
 
-def start(folder: Path, name: str, *flags: str) -> "subprocess.Popen[bytes]":
+def start(folder: Path, name: str, *flags: str, python: str = sys.executable) -> Process:
     """`lit-gpt fit`, with all its processes in a group of their own."""
-    command = [str(Path(sys.executable).with_name("lit-gpt")), "fit", f"--config={name}.yaml"]
+    command = [python, str(EXECUTABLE), "fit", f"--config={name}.yaml"]
     with (folder / f"{name}.log").open("ab") as log:
         return subprocess.Popen(
             [*command, f"--run_dir=runs/{name}", *flags],
@@ -158,10 +161,9 @@ def start(folder: Path, name: str, *flags: str) -> "subprocess.Popen[bytes]":
 
 
 def run_through(folder: Path) -> None:
-    """The run that nobody kills."""
-    assert start(folder, "through").wait(PATIENCE_SECONDS) == 0, (
-        folder / "through.log"
-    ).read_text()
+    """The run that nobody kills, which may start warm."""
+    status = start(folder, "through", python=warm_python()).wait(PATIENCE_SECONDS)
+    assert status == 0, (folder / "through.log").read_text()
 
 
 def run_killed(folder: Path, moments: list[str], devices: int, chance: random.Random) -> list[Kill]:
@@ -190,9 +192,7 @@ def run_killed(folder: Path, moments: list[str], devices: int, chance: random.Ra
     raise AssertionError
 
 
-def _wait_for(
-    moment: str, folder: Path, process: "subprocess.Popen[bytes]", chance: random.Random
-) -> int | None:
+def _wait_for(moment: str, folder: Path, process: Process, chance: random.Random) -> int | None:
     """Wait for the moment, some steps after the start; the step, or None if the run ended."""
     first: int | None = None
     wait_steps = chance.randint(1, MOST_STEPS_BEFORE_KILL)
@@ -219,7 +219,7 @@ def _wait_for(
     return None
 
 
-def _kill(process: "subprocess.Popen[bytes]", devices: int, chance: random.Random) -> str:
+def _kill(process: Process, devices: int, chance: random.Random) -> str:
     """Kill all processes, or one, and wait until none is left."""
     children = _children(process.pid)
     victims = "all"
@@ -243,7 +243,7 @@ def _children(pid: int) -> list[int]:
     return []
 
 
-def _group_is_alive(process: "subprocess.Popen[bytes]") -> bool:
+def _group_is_alive(process: Process) -> bool:
     process.poll()  # a dead child that nobody asked about counts as alive
     with suppress(ProcessLookupError):
         os.killpg(process.pid, 0)

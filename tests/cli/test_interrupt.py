@@ -69,8 +69,8 @@ def read_until(process: "subprocess.Popen[str]", stream: Any, text: str) -> None
     watchdog.cancel()
 
 
-def interrupt_at_the_gate(project: Path) -> "subprocess.Popen[str]":
-    process = start(project, *FIT, env=importing(project))
+def interrupt_at_the_gate(project: Path, cold: bool = False) -> "subprocess.Popen[str]":
+    process = start(project, *FIT, env=importing(project), cold=cold)
     read_until(process, process.stdout, "at the gate")
     process.send_signal(signal.SIGINT)
     read_until(process, process.stderr, "stopping after this step (Ctrl-C again: at once)")
@@ -88,7 +88,7 @@ def state(checkpoint: Path) -> dict[str, torch.Tensor]:
 def test_interrupted_run_continues_as_if_it_had_never_stopped(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = interrupt_at_the_gate(project)
+    process = interrupt_at_the_gate(project, cold=True)
     (project / "open").touch()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err

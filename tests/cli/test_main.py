@@ -168,7 +168,7 @@ def test_fault_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_installed_command_answers_wrong_input_in_one_plain_line(tmp_path: Path) -> None:
-    result = run_process(tmp_path, "fitt")
+    result = run_process(tmp_path, "fitt", cold=True)
     assert result.out == ""
     assert result.err == "lit-gpt: there is no command 'fitt'; did you mean 'fit'?\n"
     assert result.status == 2

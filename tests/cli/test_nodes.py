@@ -11,6 +11,7 @@ import pytest
 from tests.command import EXECUTABLE, environment, run
 from tests.conftest import REPOSITORY
 from tests.run_dir import read_metrics
+from tests.warm.python import warm_python
 
 STRATEGIES = REPOSITORY / "configs" / "strategies"
 FIT = ("--config", "tiny.yaml", "--trainer.max_steps=3", "--trainer.val_check_interval=3")
@@ -77,7 +78,10 @@ def test_slurm_on_two_nodes(project: Path) -> None:
     tools.mkdir()
     srun = tools / "srun"
     srun.write_text(SRUN)
-    srun.chmod(srun.stat().st_mode | stat.S_IXUSR)
+    warm = tools / "lit-gpt"
+    warm.write_text(f'#!/bin/sh\nexec {warm_python()} {EXECUTABLE} "$@"\n')
+    for tool in (srun, warm):
+        tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
     slurm = {
         "SLURM_JOB_ID": str(free_port()),  # Lightning makes a port of it
         "SLURM_JOB_NAME": "lit-gpt",

@@ -104,7 +104,7 @@ def test_inspect_of_no_text(project: Path) -> None:
 
 def test_installed_command_trains(project: Path) -> None:
     arguments = ("train", "--sources", "input.txt", "--output", "out.json", "--vocab_size=300")
-    result = run_process(project, "tokenizer", *arguments)
+    result = run_process(project, "tokenizer", *arguments, cold=True)
     assert result.status == 0, result.err
     assert "\x1b" not in result.out + result.err
     assert Tokenizer.from_file(project / "out.json").vocab_size <= 300
