@@ -33,7 +33,7 @@ from lit_gpt_kit.cli.config_files import check_config_files, chooses_class
 from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers, seal_checkpoints
 from lit_gpt_kit.cli.interrupt import StopOnInterrupt
 from lit_gpt_kit.cli.launched import ends_with_its_ranks
-from lit_gpt_kit.cli.precision import PrecisionTrainer, choose_precision
+from lit_gpt_kit.cli.precision import PrecisionTrainer, choose_precision, chooses_precision
 from lit_gpt_kit.cli.run_folder import (
     CHECKPOINTS,
     PRETRAINED,
@@ -164,12 +164,19 @@ class TrainingCLI(LightningCLI):
         settings.weights_only = True
         if settings.trainer.precision == "auto":
             # The run folder's config.yaml holds the choice, so that it repeats the run anywhere.
-            settings.trainer.precision, reason = choose_precision(settings.trainer.accelerator)
-            self._precision = f"{settings.trainer.precision}, {reason}"
+            self._choose_precision(settings.trainer)
         if self.command == "predict":
             settings.return_predictions = False  # they are written; nobody is there to take them
         if checkpoint is not None:
             self._check(checkpoint)
+
+    def _choose_precision(self, trainer: Any) -> None:
+        strategy = getattr(trainer.strategy, "init_args", {})
+        if chooses_precision([*_as_list(trainer.plugins), strategy.get("precision_plugin")]):
+            trainer.precision, self._precision = None, "that of the plugin"
+            return
+        trainer.precision, reason = choose_precision(trainer.accelerator)
+        self._precision = f"{trainer.precision}, {reason}"
 
     def _check(self, checkpoint: Path) -> None:
         try:
@@ -213,8 +220,7 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The configured Trainer, with what a run folder needs wherever nothing else was chosen."""
         chosen = self._get(self.config_init, "trainer")
-        given = chosen.callbacks or []
-        given = given if isinstance(given, list) else [given]
+        given = _as_list(chosen.callbacks)
         if self.command == "predict" and self.config[self.command].output is not None:
             given = [*given, PredictionWriter(self.config[self.command].output)]
         silent = chosen.enable_progress_bar is False
@@ -331,6 +337,10 @@ def _go_on_with_metrics(trainer: Trainer) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCSV):
             logger.go_on_after(trainer.global_step)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _comes_from_lightning(error: BaseException) -> bool:
