@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.optim.schedules import WarmupSchedule
-from lit_gpt_kit.ranks import data_share
+from lit_gpt_kit.ranks import data_share, reduce_over_ranks
 from lit_gpt_kit.steps import step_is_done, step_is_logged
 from lit_gpt_kit.tasks.bad_steps import BadSteps, has_own_scaling
 
@@ -122,7 +122,7 @@ class ExactStep(LightningModule):
         expected = self.expected_targets * self.trainer.accumulate_grad_batches
         if self.trainer.world_size > 1:
             # Ranks with the same rows count them more than once, above and below the line.
-            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+            sums = reduce_over_ranks(self.trainer, sums, "sum")
             expected *= self.trainer.world_size
         nll, num_targets = sums
         # Nothing to learn from (labels that weigh nothing) is a gradient of zero, not 0 / 0.
