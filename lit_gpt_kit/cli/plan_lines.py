@@ -133,10 +133,25 @@ def _what_would_fit(run: Run, layout: Layout, device: Device) -> str:
         f"each, which has {device.memory_bytes / GIB:.0f}"
     )
     sharded = replace(layout, is_sharded=True)
-    needed = fewest_devices(run, sharded, device.memory_bytes)
-    if not layout.is_sharded and needed is not None:
-        return f"{text}; shard it: --config configs/strategies/fsdp.yaml --devices {needed}"
-    return f"{text}; lower block_size, cut layers (tensor_parallel_size), or take a larger device"
+    frugal = replace(run, activation_checkpointing="full")
+    shard = [] if layout.is_sharded else ["--config configs/strategies/fsdp.yaml"]
+    again = ["--model.init_args.execution.activation_checkpointing=full"]
+    ways: list[tuple[Run, Layout, list[str]]] = [
+        (run, sharded, shard),
+        (frugal, layout, again),
+        (frugal, sharded, [*shard, *again]),
+    ]
+    for cut in (size for size in (2, 4, 8) if run.config.kv_heads % size == 0):
+        flags = [
+            "--config configs/strategies/fsdp-tp.yaml",
+            f"--trainer.strategy.init_args.tensor_parallel_size={cut}",
+        ]
+        ways.append((frugal, replace(sharded, tensor_parallel=cut), [*flags, *again]))
+    for other, way, flags in ways:
+        needed = fewest_devices(other, way, device.memory_bytes)
+        if needed is not None:
+            return f"{text}; it would with {' '.join(flags)} --devices {needed}"
+    return f"{text}; lower block_size or the network's size, or take a larger device"
 
 
 def describe_time(

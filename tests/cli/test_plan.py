@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_told_how_it_would(empty: Path) -> None:
     result = run(empty, "plan", "--config", config, "--device=h100", "--devices=8")
     assert result.complaint.startswith("the run fits on no number of h100: one row needs 1,")
     found = re.search(
-        r"shard it: --config configs/strategies/fsdp.yaml --devices (\d+)$", result.complaint
+        r"it would with --config configs/strategies/fsdp.yaml --devices (\d+)$", result.complaint
     )
     assert found is not None
     sharded = "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"
@@ -128,6 +128,17 @@ def test_what_does_not_fit_is_told_how_it_would(empty: Path) -> None:
     enough = plan(empty, "--config", config, "--device=h100", f"--devices={found[1]}", sharded)
     assert "\nfits in 80 GiB" in enough["memory"]
     assert re.search(r"largest micro-batch that fits: \d+ row", enough["memory"])
+
+
+def test_activations_that_fit_nowhere_are_made_twice(empty: Path) -> None:
+    strategy = {"class_path": "lit_gpt_kit.parallel.ShardedStrategy"}
+    config = write_config(empty, {**LLAMA_70B, "block_size": 8192}, {"strategy": strategy})
+    result = run(empty, "plan", "--config", config, "--device=h100", "--devices=64")
+    again = "--model.init_args.execution.activation_checkpointing=full"
+    found = re.search(f"; it would with {again} --devices (\\d+)$", result.complaint)
+    assert found is not None, result.complaint
+    enough = plan(empty, "--config", config, "--device=h100", again, f"--devices={found[1]}")
+    assert "\nfits in 80 GiB" in enough["memory"]
 
 
 def test_nothing_is_written_and_the_text_is_not_needed(empty: Path) -> None:
