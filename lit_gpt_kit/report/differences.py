@@ -51,7 +51,7 @@ def _flatten(value: Any, key: str = "") -> list[tuple[str, str]]:
 def _name(item: Any, number: int) -> str:
     """An entry of a list of objects by its class, so that order makes no difference."""
     if isinstance(item, Mapping) and isinstance(item.get("class_path"), str):
-        return item["class_path"].rpartition(".")[2]
+        return str(item["class_path"]).rpartition(".")[2]
     return str(number)
 
 

@@ -14,7 +14,7 @@ UNKNOWN = ""
 
 
 def tabulate(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """The heads of the columns, and a line a run; columns of which nothing is known are left out."""
+    """The heads of the columns, and a line a run; columns of which nothing is known are absent."""
     names = dict.fromkeys(name for run in runs for name in run.metric_names)
     metrics = [name for name in names if name.startswith("val/") and not is_derived(name, names)]
     lines = [_describe(run) | _last_values(run, metrics) for run in runs]
