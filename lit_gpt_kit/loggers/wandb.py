@@ -182,7 +182,12 @@ class WandbRun(WandbLogger):
     def _arguments(self, said: Any) -> dict[str, Any]:
         """Of `wandb.init`: what was given, else what W&B was told, else our defaults."""
         arguments: dict[str, Any] = {"dir": str(self._run_dir), "resume": "allow"}
-        of_settings = {"name": "run_name", "group": "run_group", "tags": "run_tags", "job_type": "run_job_type"}
+        of_settings = {
+            "name": "run_name",
+            "group": "run_group",
+            "tags": "run_tags",
+            "job_type": "run_job_type",
+        }
         for name, default in self._defaults.items():
             if getattr(said, of_settings.get(name, name)) is None:
                 arguments[name] = default
@@ -220,7 +225,7 @@ class WandbRun(WandbLogger):
         if not new.keys() - {"epoch"}:
             return
         run = self.experiment
-        run.log({STEP: number, **self._tokens(), **new}, step=self._next_row)
+        run.log({STEP: number, **self._tokens(), **new}, step=self._next_row, commit=True)
         self._next_row = None
         # W&B's own minimum starts anew when a run goes on, and puts a table where sweeps and
         # people look for the last value.

@@ -82,18 +82,13 @@ def test_a_run_that_goes_on_is_the_same_run(project: Path, parts: list[OfflineRu
     assert counts == list(range(len(counts)))  # which W&B would begin at 0 again
 
 
-def test_name_group_and_tags(project: Path, parts: list[OfflineRun]) -> None:
+def test_name_group_and_tags(parts: list[OfflineRun]) -> None:
     who = parts[0].run
-    assert (who.display_name, who.run_group) == (f"{project.name}/one", project.name) or (
-        who.display_name,
-        who.run_group,
-    ) == ("tiny/one", "tiny")
+    assert (who.display_name, who.run_group) == ("tiny/one", "tiny")
     assert (who.project, who.job_type, list(who.tags)) == ("lit-gpt", "fit", ["LanguageModeling"])
 
 
-def test_config_is_the_resolved_one_with_the_facts(
-    project: Path, parts: list[OfflineRun]
-) -> None:
+def test_config_is_the_resolved_one_with_the_facts(project: Path, parts: list[OfflineRun]) -> None:
     config, record = parts[1].config, read_run(project / "one")
     resolved = yaml.safe_load((project / "one" / "config.yaml").read_text())
     assert {key: config[key] for key in resolved} == resolved
@@ -106,13 +101,12 @@ def test_config_is_the_resolved_one_with_the_facts(
     assert again["started"] >= record["started"]
 
 
-def test_summary_has_the_last_and_the_best(project: Path, parts: list[OfflineRun]) -> None:
+def test_summary_has_the_last_and_the_best(parts: list[OfflineRun]) -> None:
     losses = [loss for part in parts for _, loss in part.curve("val/loss")]
     summary = {**parts[0].summary, **parts[1].summary}
     assert summary["val/loss"] == losses[-1]
     assert summary["best/val/loss"] == min(losses)
-    assert summary["best/val/perplexity"] == min(y for p in parts for _, y in p.curve("val/perplexity"))
-    assert "best/train/lr" not in summary
+    assert not [name for name in summary if name.startswith("best/train")]
 
 
 def test_best_is_of_the_whole_run(tmp_path: Path) -> None:
@@ -130,7 +124,7 @@ def test_best_is_of_the_whole_run(tmp_path: Path) -> None:
     assert "best/val/loss" not in part.summary  # the one of the first part stays
 
 
-def test_samples_are_one_growing_table(project: Path, parts: list[OfflineRun]) -> None:
+def test_samples_are_one_growing_table(parts: list[OfflineRun]) -> None:
     tables = []
     for part in parts:
         for _, table in part.curve("samples"):
