@@ -311,7 +311,7 @@ class Failing(BaseHTTPRequestHandler):
         self.send_response(500)
         self.end_headers()
 
-    do_GET = do_POST
+    do_GET = do_POST  # noqa: N815
 
     def log_message(self, *args: Any) -> None:
         pass
