@@ -349,3 +349,31 @@ def test_without_network_the_run_is_offline(
     wandb.teardown()
     (part,) = offline_runs(tmp_path)
     assert part.curve("val/loss") == [(0, 1.0)]
+
+
+@pytest.mark.slow
+def test_pictures_of_a_classifier_and_given_settings(tmp_path: Path) -> None:
+    project = write_project(tmp_path)
+    rows = [{"text": ("bad ", "good ")[i % 2] * 4, "label": "ab"[i % 2]} for i in range(60)]
+    (project / "input.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = (project / "tiny.yaml").read_text().replace("input.txt", "input.jsonl")
+    config = config.replace("LanguageModeling", "SequenceClassification")
+    config = config.replace("TextDataModule", "ClassificationDataModule")
+    (project / "tiny.yaml").write_text(config.replace("block_size: 16", "block_size: 64"))
+    flags = (
+        "--trainer.logger=lit_gpt_kit.loggers.wandb.WandbRun",
+        "--trainer.logger.log_model=true",
+        "--trainer.logger.tags=[mine]",
+        "--trainer.callbacks+=lit_gpt_kit.callbacks.gradient_norms.GradientNorms",
+    )
+    result = run(project, *FIT, *flags)
+    assert result.status == 0, result.err
+    (part,) = offline_runs(project / "one")
+    validations = [x for x, _ in part.curve("val/accuracy")]
+    assert len(validations) == 2
+    for name in ("roc", "precision_recall", "confusion", "calibration"):
+        assert [x for x, _ in part.curve(f"val/{name}")] == validations
+    assert part.summary["best/val/accuracy"] == max(y for _, y in part.curve("val/accuracy"))
+    assert len(part.curve("train/grad_norm/attention")) == 6
+    assert list(part.run.tags) == ["mine"]
+    assert [artifact.type for artifact in part.artifacts] == ["config"]  # no weights offline
