@@ -16,6 +16,7 @@ from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.ranks import data_share
 from lit_gpt_kit.steps import step_is_done, step_is_logged
 from lit_gpt_kit.tasks.bad_steps import BadSteps
+from lit_gpt_kit.tasks.trainer_settings import check_trainer
 
 BEFORE_BAD_STEPS = Path("checkpoints", "before-bad-steps.ckpt")
 """Where the weights are kept that a run had when it stopped for bad steps, in the run folder."""
@@ -66,6 +67,15 @@ class ExactStep(LightningModule):
         half precision in its range.
         """
         return int(getattr(self.trainer.datamodule, "batch_size", 1))  # type: ignore[attr-defined]
+
+    def setup(self, stage: str) -> None:
+        """Check what the Trainer was told.
+
+        Raises:
+            InputError: it would train on other rows, or otherwise, than it says.
+        """
+        if stage == "fit":
+            check_trainer(self.trainer)
 
     def on_fit_start(self) -> None:
         """Take the run's seed."""
