@@ -1,4 +1,4 @@
-"""Arguments of the Trainer with which a run would train on other rows, or otherwise, than it says."""
+"""Arguments of the Trainer with which a run would train on other rows than it says, or uphill."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def _check_length(trainer: Trainer) -> None:
     if limit == 0:
         raise InputError(f"trainer.{name}={limit} leaves nothing to train on; leave it out")
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    if limit == 1.0 and isinstance(limit, float) or not isinstance(data, DataModule):
+    if (limit == 1.0 and isinstance(limit, float)) or not isinstance(data, DataModule):
         return
     num_batches, at_once = len(data.train_dataloader()), data.batches_per_step
     read = min(limit, num_batches) if isinstance(limit, int) else int(limit * num_batches)
