@@ -14,12 +14,17 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
+from lit_gpt_kit.ranks import reduce_over_ranks
 from lit_gpt_kit.steps import step_is_done, validation_follows
 
 SCHEDULERS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)
 )
 """What a cluster's scheduler sends before it kills (SLURM's --signal, torchrun, Kubernetes)."""
+
+
+BROADCAST = "_broadcast_sigterm_tensor"
+"""What Lightning asks its epoch loop to do."""
 
 
 class StopOnInterrupt(Checkpoint):
@@ -62,6 +67,11 @@ class StopOnInterrupt(Checkpoint):
         if threading.current_thread() is threading.main_thread() and not requeues:
             for number in SCHEDULERS:
                 signal.signal(number, self._ask)
+            loop: Any = trainer.fit_loop.epoch_loop
+            if hasattr(loop, BROADCAST):
+                # It tells all ranks, before each micro-batch, of a signal that never comes to it,
+                # and has the host wait for the device (PL#21487).
+                setattr(loop, BROADCAST, lambda: None)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen no more."""
@@ -102,7 +112,7 @@ class StopOnInterrupt(Checkpoint):
         if trainer.world_size > 1:
             # Perhaps one rank alone was asked, or each in a step of its own; all must agree.
             number = torch.tensor(self.signal_number, device=trainer.strategy.root_device)
-            self.signal_number = int(trainer.strategy.reduce(number, reduce_op="max"))
+            self.signal_number = int(reduce_over_ranks(trainer, number, "max"))
         if not self.signal_number:
             return
         if trainer.training:

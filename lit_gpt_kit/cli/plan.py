@@ -26,7 +26,7 @@ from lit_gpt_kit.cli.plan_lines import (
 )
 from lit_gpt_kit.cli.train import quieten_libraries
 from lit_gpt_kit.devices import CPU, find_device
-from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.memory import Precision
 from lit_gpt_kit.optim.state_size import state_numbers_by_part
@@ -97,6 +97,9 @@ class PlanningCLI(DryCLI):
             raise InputError(f"--devices {settings.devices} must be from 1 to {MOST_DEVICES}")
         if not 0 < settings.utilization <= 1:
             raise InputError(f"--utilization {settings.utilization} must be above 0 and at most 1")
+        price = settings.price_per_hour
+        if price is not None and not price >= 0:
+            raise InputError(f"--price_per_hour {price} must be at least 0")
         self._device = find_device(settings.device)
         self._trainer_settings = settings.trainer.clone()
         super().before_instantiate_classes()
@@ -130,6 +133,7 @@ class PlanningCLI(DryCLI):
             state_numbers_by_part(module.optimizer),
             module.execution.activation_checkpointing,
             module.execution.max_logits,
+            adapters is not None and not adapters.config.use_dora,
         )
         layout = layout_of(trainer, settings.devices)
         accumulate = int(trainer.accumulate_grad_batches or 1)
@@ -158,7 +162,13 @@ def _network(module: Task, data: Any) -> GPTConfig:
         known = {model.name: model for model in known_models()}.get(module.pretrained)
         if known is not None and not Path(module.pretrained).exists():
             return replace(known.network, dropout=config.dropout)  # nothing is downloaded
-        return replace(load_config(module.pretrained), dropout=config.dropout)
+        try:
+            found = load_config(module.pretrained)
+        except MissingFileError as error:
+            raise InputError(
+                f"{error}; `lit-gpt models` lists those whose shape is known without it"
+            ) from error
+        return replace(found, dropout=config.dropout)
     if config.vocab_size is not None:
         return config
     choice = getattr(data, "tokenizer_choice", None) or TokenizerConfig()

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
 from jsonargparse import Namespace
 
+from lit_gpt_kit.cli.time_left import clock_text
 from lit_gpt_kit.devices import GIB, MIB, Device
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.config import GPTConfig
@@ -50,16 +50,26 @@ def describe_parameters(config: GPTConfig, num_adapters: int | None = None) -> s
 
 def describe_step(run: Run, layout: Layout, accumulate: int, tokens: int, device: Device) -> str:
     """What makes a step, and how it is spread over devices."""
-    way = "one device" if layout.num_devices == 1 else "copies (DDP)"
-    if layout.is_sharded and layout.data_parallel > 1:
-        way = f"weights over {layout.data_parallel} (FSDP2)"
+    ways = []
+    if layout.data_parallel > 1:
+        sharded, copies = f"weights over {layout.data_parallel} (FSDP2)", "copies (DDP)"
+        ways.append(sharded if layout.is_sharded else copies)
+    group = "device"
     if layout.tensor_parallel > 1:
-        way += f", layers over {layout.tensor_parallel} (tensor parallel)"
+        ways.append(f"layers over {layout.tensor_parallel} (tensor parallel)")
+        group = f"group of {layout.tensor_parallel}"
     return (
-        f"{tokens:,} tokens = {run.batch_size} rows of {run.seq_len:,} x {layout.data_parallel} "
-        f"devices x {accumulate} micro-batches; {layout.num_devices} x {device.name}, {way}, "
+        f"{tokens:,} tokens = {_count(run.batch_size, 'row')} of {run.seq_len:,} x "
+        f"{_count(layout.data_parallel, group)} x {_count(accumulate, 'micro-batch')}; "
+        f"{layout.num_devices:,} x {device.name}, {', '.join(ways or ['one device'])}, "
         f"{run.precision}"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    word, _, rest = noun.partition(" ")
+    plural = "" if number == 1 else "es" if word.endswith("ch") else "s"
+    return f"{number:,} {word}{plural} {rest}".rstrip()
 
 
 def describe_length(length: Length, config: GPTConfig) -> str:
@@ -67,8 +77,9 @@ def describe_length(length: Length, config: GPTConfig) -> str:
     if length.num_tokens is None:
         return "length not known here; set trainer.max_steps for time and cost"
     ratio = length.num_tokens / count_active_parameters(config)
+    each = f"{ratio:,.0f}" if ratio >= COMPUTE_OPTIMAL else f"{ratio:.2g}"
     return (
-        f"{length.num_steps:,} steps, {_short(length.num_tokens)} tokens, {ratio:.2g} for each "
+        f"{length.num_steps:,} steps, {_short(length.num_tokens).strip()} tokens, {each} for each "
         f"parameter (about {COMPUTE_OPTIMAL} are compute-optimal)"
     )
 
@@ -102,8 +113,10 @@ def describe_memory(run: Run, layout: Layout, device: Device) -> Iterator[tuple[
     yield "memory", f"{memory.total / size:.2f} {unit} on each device: {shown}"
     verdict = "fits" if memory.total <= usable else "does not fit"
     whole = f"{device.memory_bytes / GIB:.0f} GiB"
-    yield "", f"{verdict} in {whole}, of which {usable / GIB:.0f} can be used"
     largest = largest_micro_batch(run, layout, device.memory_bytes)
+    too_many = largest and memory.total > usable
+    advice = "; lower data.batch_size and accumulate" if too_many else ""
+    yield "", f"{verdict} in {whole}, of which {usable / GIB:.0f} can be used{advice}"
     if largest:
         yield "", f"largest micro-batch that fits: {largest:,} rows"
         return
@@ -120,10 +133,25 @@ def _what_would_fit(run: Run, layout: Layout, device: Device) -> str:
         f"each, which has {device.memory_bytes / GIB:.0f}"
     )
     sharded = replace(layout, is_sharded=True)
-    needed = fewest_devices(run, sharded, device.memory_bytes)
-    if not layout.is_sharded and needed is not None:
-        return f"{text}; shard it: --config configs/strategies/fsdp.yaml --devices {needed}"
-    return f"{text}; lower block_size, cut layers (tensor_parallel_size), or take a larger device"
+    frugal = replace(run, activation_checkpointing="full")
+    shard = [] if layout.is_sharded else ["--config configs/strategies/fsdp.yaml"]
+    again = ["--model.init_args.execution.activation_checkpointing=full"]
+    ways: list[tuple[Run, Layout, list[str]]] = [
+        (run, sharded, shard),
+        (frugal, layout, again),
+        (frugal, sharded, [*shard, *again]),
+    ]
+    for cut in (size for size in (2, 4, 8) if run.config.kv_heads % size == 0):
+        flags = [
+            "--config configs/strategies/fsdp-tp.yaml",
+            f"--trainer.strategy.init_args.tensor_parallel_size={cut}",
+        ]
+        ways.append((frugal, replace(sharded, tensor_parallel=cut), [*flags, *again]))
+    for other, way, flags in ways:
+        needed = fewest_devices(other, way, device.memory_bytes)
+        if needed is not None:
+            return f"{text}; it would with {' '.join(flags)} --devices {needed}"
+    return f"{text}; lower block_size or the network's size, or take a larger device"
 
 
 def describe_time(
@@ -141,7 +169,7 @@ def describe_time(
         yield "time", text
         return
     seconds = length.num_tokens * seconds_per_token
-    yield "time", f"{timedelta(seconds=round(seconds))}, {text}"
+    yield "time", f"{clock_text(seconds)}, {text}"
     if settings.price_per_hour is not None:
         hours = seconds / 3600 * layout.num_devices
         yield (

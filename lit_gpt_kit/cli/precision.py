@@ -1,12 +1,14 @@
 """The precision that a machine is fast in, and a Trainer that takes `precision: auto`."""
 
 import warnings
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
 from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import Accelerator, CPUAccelerator, CUDAAccelerator
+from lightning.pytorch.plugins import Precision
 
 from lit_gpt_kit.errors import InputError
 
@@ -18,7 +20,8 @@ class PrecisionTrainer(Trainer):
     """Lightning's Trainer, which also takes `auto` for a precision.
 
     Args:
-        precision: Lightning's, or `auto`: bf16-mixed where that is fast, else 32-true.
+        precision: Lightning's, or `auto`: bf16-mixed where that is fast, else 32-true; that of a
+            plugin or strategy which brings one.
         accelerator: Lightning's.
         options: Lightning's.
 
@@ -34,7 +37,8 @@ class PrecisionTrainer(Trainer):
         **options: Any,
     ) -> None:
         if precision == "auto":
-            precision, _ = choose_precision(accelerator)
+            is_chosen = chooses_precision(options.get("plugins"), options.get("strategy"))
+            precision = None if is_chosen else choose_precision(accelerator)[0]
         check_precision(precision, accelerator)
         super().__init__(precision=precision, accelerator=accelerator, **options)
 
@@ -57,6 +61,27 @@ def choose_precision(
     if instructions is None:
         return "32-true", "this processor has no bf16"
     return "bf16-mixed", f"this processor has {instructions}"
+
+
+def chooses_precision(plugins: Any, strategy: Any = None) -> bool:
+    """Whether a plugin, or the strategy, brings a precision of its own, to which `auto` leaves it.
+
+    Args:
+        plugins: the Trainer's: one or a list, made or as configured.
+        strategy: the Trainer's.
+    """
+    given = plugins if isinstance(plugins, (list, tuple)) else [plugins]
+    given = [*given, getattr(strategy, "_precision_plugin", None)]
+    return any(issubclass(_class_of(plugin), Precision) for plugin in given)
+
+
+def _class_of(plugin: Any) -> type:
+    path = getattr(plugin, "class_path", None)  # of one that is not made yet
+    if path is None:
+        return type(plugin)
+    module, _, name = str(path).rpartition(".")
+    found: type = getattr(import_module(module), name)
+    return found
 
 
 def check_precision(precision: str | int | None, accelerator: str | Accelerator = "auto") -> None:

@@ -65,7 +65,7 @@ def _parser() -> ArgumentParser:
         type=str,
         nargs="+",
         metavar="RUN_DIR",
-        help="Run folders, such as runs/quickstart/latest; several are compared in the same charts.",
+        help="Run folders, such as runs/quickstart/latest; several share the charts.",
     )
     parser.add_argument(
         "--output",

@@ -35,7 +35,7 @@ from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers, seal_
 from lit_gpt_kit.cli.interrupt import StopOnInterrupt
 from lit_gpt_kit.cli.launched import ends_with_its_ranks
 from lit_gpt_kit.cli.model_table import PartsTable
-from lit_gpt_kit.cli.precision import PrecisionTrainer, choose_precision
+from lit_gpt_kit.cli.precision import PrecisionTrainer, choose_precision, chooses_precision
 from lit_gpt_kit.cli.run_folder import (
     CHECKPOINTS,
     PRETRAINED,
@@ -166,13 +166,20 @@ class TrainingCLI(LightningCLI):
         settings.weights_only = True
         if settings.trainer.precision == "auto":
             # The run folder's config.yaml holds the choice, so that it repeats the run anywhere.
-            settings.trainer.precision, reason = choose_precision(settings.trainer.accelerator)
-            self._precision = f"{settings.trainer.precision}, {reason}"
+            self._choose_precision(settings.trainer)
         if self.command == "predict":
             settings.return_predictions = False  # they are written; nobody is there to take them
         step = 0 if checkpoint is None else self._check(checkpoint)
         name = f"{self.run_name}/{self.run_dir.name}"
         self.record = RunRecord(self.run_dir, name, checkpoint, step)
+
+    def _choose_precision(self, trainer: Any) -> None:
+        strategy = getattr(trainer.strategy, "init_args", {})
+        if chooses_precision([*_as_list(trainer.plugins), strategy.get("precision_plugin")]):
+            trainer.precision, self._precision = None, "that of the plugin"
+            return
+        trainer.precision, reason = choose_precision(trainer.accelerator)
+        self._precision = f"{trainer.precision}, {reason}"
 
     def _check(self, checkpoint: Path) -> int:
         """Read what a checkpoint says of itself; returns its step."""
@@ -218,8 +225,7 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The configured Trainer, with what a run folder needs wherever nothing else was chosen."""
         chosen = self._get(self.config_init, "trainer")
-        given = chosen.callbacks or []
-        given = given if isinstance(given, list) else [given]
+        given = _as_list(chosen.callbacks)
         if chosen.enable_model_summary and self.command == "fit":
             given = [*given, *([] if _has_summary(given) else [PartsTable()])]
         if self.command == "predict" and self.config[self.command].output is not None:
@@ -342,6 +348,10 @@ class TrainingCLI(LightningCLI):
 
 def _has_summary(callbacks: list[Any]) -> bool:
     return any(isinstance(callback, ModelSummary) for callback in callbacks)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _comes_from_lightning(error: BaseException) -> bool:

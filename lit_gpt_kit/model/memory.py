@@ -147,6 +147,7 @@ def memory_to_train(
     optimizer_numbers: Mapping[str, float] = ADAMW_NUMBERS,
     activation_checkpointing: Checkpointing = "none",
     max_logits: int = MAX_LOGITS,
+    is_base_rounded: bool = False,
 ) -> Memory:
     """What a training step needs.
 
@@ -165,6 +166,8 @@ def memory_to_train(
             the network ("hidden", "embeddings", "head").
         activation_checkpointing: what is made again instead of being kept (`ExecutionConfig`).
         max_logits: most that the loss holds at once (`ExecutionConfig`).
+        is_base_rounded: frozen layers beside which adapters lie are kept in bfloat16 alone, as
+            `LoRALinear.round_base` does where autocast would round them in each step.
     """
     width = COMPUTE_BYTES[precision]
     num_tokens = batch_size * seq_len
@@ -181,6 +184,8 @@ def memory_to_train(
         )
     if lora_rank is not None:
         pairs = list(layer_matrices(config, config.num_experts))
+        if is_base_rounded and precision == "bf16-mixed":  # neither float32 nor a second copy
+            weights -= FLOAT * sum(m.number * m.num_in * m.num_out for m in pairs)
         trained = sum(lora_rank * m.number * (m.num_in + m.num_out) for m in pairs)
         weights += trained * WEIGHT_BYTES[precision]
         visited = layer_matrices(config, config.num_active_experts)

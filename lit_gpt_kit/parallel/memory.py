@@ -51,6 +51,7 @@ def memory_per_device(
     optimizer_numbers: Mapping[str, float] = ADAMW_NUMBERS,
     activation_checkpointing: Checkpointing = "none",
     max_logits: int = MAX_LOGITS,
+    is_base_rounded: bool = False,
 ) -> Memory:
     """What a training step needs on each device; arguments as of `memory_to_train`.
 
@@ -68,6 +69,7 @@ def memory_per_device(
         optimizer_numbers,
         activation_checkpointing,
         max_logits,
+        is_base_rounded,
     )
     ranks = layout.data_parallel
     if ranks == 1:

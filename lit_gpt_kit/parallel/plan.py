@@ -26,7 +26,8 @@ class Run:
         batch_size: rows of a micro-batch on each device.
         seq_len: tokens of a row.
         lora_rank: of adapters, where they alone are trained.
-        optimizer_numbers, activation_checkpointing, max_logits: see `memory_to_train`.
+        optimizer_numbers, activation_checkpointing, max_logits, is_base_rounded: see
+            `memory_to_train`.
     """
 
     config: GPTConfig
@@ -37,6 +38,7 @@ class Run:
     optimizer_numbers: Mapping[str, float] = field(default_factory=lambda: ADAMW_NUMBERS)
     activation_checkpointing: Checkpointing = "none"
     max_logits: int = MAX_LOGITS
+    is_base_rounded: bool = False
 
     def memory(self, layout: Layout, batch_size: int | None = None) -> Memory:
         """What a step needs on each device, perhaps with another micro-batch."""
@@ -50,6 +52,7 @@ class Run:
             self.optimizer_numbers,
             self.activation_checkpointing,
             self.max_logits,
+            self.is_base_rounded,
         )
 
     @property

@@ -42,8 +42,8 @@ def draw(
     uses_tokens: bool,
     has_run_legend: bool,
     is_interactive: bool,
-) -> alt.LayerChart | None:
-    """A chart of a family of metrics; None where nothing can be drawn.
+) -> Any:
+    """A chart of a family of metrics, Altair's; None where nothing can be drawn.
 
     Args:
         family: the metrics.
@@ -94,7 +94,8 @@ def draw(
     )
     bands = [row for reference in references for row in _rows_of_band(family, reference)]
     rows = [row for curve in series for row in _rows_of(curve)]
-    data = alt.Chart(alt.Data(values=[*bands, *rows])).encode(x=x, y=y)
+    values: Any = alt.Data(values=[*bands, *rows])  # type: ignore[no-untyped-call]
+    data = alt.Chart(values).encode(x=x, y=y)
     base = data.encode(color=colour, strokeDash=dash, detail=["run:N", "metric:N"])
     raw = base.transform_filter("datum.kind == 'raw'").mark_line(strokeWidth=1, opacity=0.3)
     plain = "datum.kind == 'smooth' || datum.kind == 'line'"
@@ -115,9 +116,9 @@ def draw_picture(
     *,
     uses_tokens: bool,
     title: str,
-) -> alt.VConcatChart:
-    """All charts in one picture: the first one wide and with the legend, the others two by two."""
-    charts: list[alt.LayerChart] = []
+) -> Any:
+    """All charts as one of Altair's: the first wide and with the legend, then two by two."""
+    charts: list[Any] = []
     for family in families:
         chart = draw(
             family,
@@ -153,7 +154,7 @@ def _legend(labels: Sequence[str]) -> alt.Legend:
     )
 
 
-def _hover(base: alt.Chart) -> alt.Chart:
+def _hover(base: alt.Chart) -> Any:
     """The point nearest to the pointer; the page says what it is."""
     nearest = alt.selection_point(
         nearest=True, on="pointermove", clear="pointerout", encodings=["x", "y"], empty=False

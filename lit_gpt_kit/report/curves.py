@@ -14,10 +14,10 @@ WINDOW_SHARE = 0.02
 
 
 def smooth(points: Sequence[Point]) -> list[Point]:
-    """Each value's mean with its neighbours, a fiftieth of the curve in all, so that it lags nowhere.
+    """Each value's mean with its neighbours, a fiftieth of the curve in all, so that none lags.
 
-    The first values, where a curve falls steeply, have as many neighbours before them as behind; the
-    last ones, where it is flat, have only those before them. Empty where the points are too few to
+    The first values, where a curve falls steeply, have as many neighbours before as behind them;
+    the last ones, where it is flat, have those before them. Empty where the points are too few to
     need it.
     """
     if len(points) < FEWEST_TO_SMOOTH:

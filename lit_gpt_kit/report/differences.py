@@ -42,17 +42,20 @@ def _flatten(value: Any, key: str = "") -> list[tuple[str, str]]:
     if isinstance(value, Mapping) and value:
         parts = [(f"{key}.{name}" if key else str(name), part) for name, part in value.items()]
     elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        parts = [(f"{key}.{_name(item, number)}", item) for number, item in enumerate(value)]
+        parts = [(f"{key}.{name}", item) for name, item in _named(value)]
     else:
-        return [(key, _show(value))]
+        return [(key, _show(value))] if key else []
     return [leaf for name, part in parts for leaf in _flatten(part, name)]
 
 
-def _name(item: Any, number: int) -> str:
-    """An entry of a list of objects by its class, so that order makes no difference."""
-    if isinstance(item, Mapping) and isinstance(item.get("class_path"), str):
-        return item["class_path"].rpartition(".")[2]
-    return str(number)
+def _named(items: Sequence[Any]) -> list[tuple[str, Any]]:
+    """The entries of a list by their class, so that their order makes no difference."""
+    named: dict[str, Any] = {}
+    for number, item in enumerate(items):
+        path = item.get("class_path") if isinstance(item, Mapping) else None
+        name = str(number) if path is None else str(path).rpartition(".")[2]
+        named[name if name not in named else f"{name}.{number}"] = item
+    return list(named.items())
 
 
 def _show(value: Any) -> str:

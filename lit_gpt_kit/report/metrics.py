@@ -36,7 +36,9 @@ KNOWN = {
         "tokens per second", SPEED, (), format=SHORT, is_from_zero=True
     ),
     "train/mfu": Family("share of the peak arithmetic (MFU)", SPEED, (), "", SHARE, True),
-    "train/data_share": Family("share of the time spent waiting for data", SPEED, (), "", SHARE, True),
+    "train/data_share": Family(
+        "share of the time spent waiting for data", SPEED, (), "", SHARE, True
+    ),
     "train/step_seconds": Family("seconds per step", SPEED, (), is_from_zero=True),
     "train/peak_memory_bytes": Family("peak memory", SPEED, (), "bytes", SHORT, True),
 }

@@ -25,6 +25,8 @@ from lit_gpt_kit.report.table import last_and_best, tabulate
 from lit_gpt_kit.report.theme import COLOURS, DARK, LIGHT, chart_config
 
 PICTURE_SCALE = 1.5
+SCRIPT = "window.vegaEmbed = vegaEmbed;"
+"""What the page takes of the charts' libraries."""
 
 
 def render_page(runs: Sequence[Run], title: str) -> str:
@@ -71,7 +73,7 @@ def render_page(runs: Sequence[Run], title: str) -> str:
         compares=len(runs) > 1,
         coverage=COVERAGE,
         window_percent=100 * WINDOW_SHARE,
-        script=vl_convert.javascript_bundle(vl_version=vega_lite_version()),
+        script=vl_convert.javascript_bundle(SCRIPT, vega_lite_version()),
     )
 
 

@@ -160,7 +160,9 @@ def _find(folder: Path) -> Path:
 
 def _below(folder: Path) -> str:
     """Where a person may have meant to point, who named the folder above it."""
-    runs = sorted(path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/{FILE}"))
+    runs = sorted(
+        path.parent for pattern in ("*", "*/*") for path in folder.glob(f"{pattern}/{FILE}")
+    )
     return f"; did you mean {runs[-1]}?" if runs else "; name one that has been trained in"
 
 

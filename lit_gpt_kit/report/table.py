@@ -1,6 +1,7 @@
 """The table of the runs: what each one is and what came of it."""
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ UNKNOWN = ""
 
 
 def tabulate(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """The heads of the columns, and a line a run; columns of which nothing is known are left out."""
+    """The heads of the columns, and a line a run; columns of which nothing is known are absent."""
     names = dict.fromkeys(name for run in runs for name in run.metric_names)
     metrics = [name for name in names if name.startswith("val/") and not is_derived(name, names)]
     lines = [_describe(run) | _last_values(run, metrics) for run in runs]
@@ -98,7 +99,10 @@ def _model(run: Run) -> str:
 
 
 def _device(run: Run) -> str:
+    """The GPUs, or the processor where there are none."""
     hardware = run.facts.get("hardware")
-    if isinstance(hardware, dict):
-        return ", ".join(str(value) for value in hardware.values())
-    return UNKNOWN if hardware is None else str(hardware)
+    if not isinstance(hardware, dict):
+        return UNKNOWN
+    gpus = [gpu["name"] for gpu in hardware.get("gpus") or []]
+    counted = [f"{count} x {name}" for name, count in Counter(gpus).items()]
+    return ", ".join(counted) or str(hardware.get("cpu") or UNKNOWN)

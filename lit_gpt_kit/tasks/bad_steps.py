@@ -109,6 +109,9 @@ def reading_waits(values: Tensor) -> bool:
 
 def _takes_found_inf(optimizer: Optimizer) -> bool:
     """Whether it passes over a step by itself where `found_inf` is 1, as torch's fused ones do."""
-    return isinstance(optimizer, MuonAdamW) or bool(
-        getattr(optimizer, "_step_supports_amp_scaling", False)
-    )
+    return isinstance(optimizer, MuonAdamW) or has_own_scaling(optimizer)
+
+
+def has_own_scaling(optimizer: Optimizer) -> bool:
+    """Whether torch's gradient scaler leaves unscaling and infinities to it, as to fused ones."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

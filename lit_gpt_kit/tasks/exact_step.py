@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.optim.schedules import WarmupSchedule
-from lit_gpt_kit.ranks import data_share
+from lit_gpt_kit.ranks import data_share, reduce_over_ranks
 from lit_gpt_kit.steps import step_is_done, step_is_logged
-from lit_gpt_kit.tasks.bad_steps import BadSteps
+from lit_gpt_kit.tasks.bad_steps import BadSteps, has_own_scaling
 from lit_gpt_kit.tasks.trainer_settings import check_trainer
 
 BEFORE_BAD_STEPS = Path("checkpoints", "before-bad-steps.ckpt")
@@ -132,7 +132,7 @@ class ExactStep(LightningModule):
         expected = self.expected_targets * self.trainer.accumulate_grad_batches
         if self.trainer.world_size > 1:
             # Ranks with the same rows count them more than once, above and below the line.
-            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+            sums = reduce_over_ranks(self.trainer, sums, "sum")
             expected *= self.trainer.world_size
         nll, num_targets = sums
         # Nothing to learn from (labels that weigh nothing) is a gradient of zero, not 0 / 0.
@@ -151,20 +151,22 @@ class ExactStep(LightningModule):
     ) -> None:
         """Clip as the Trainer asks, and log the step.
 
-        Lightning's own clipping refuses a fused optimiser under every mixed precision; bf16 needs
-        no unscaling, so there is nothing to refuse.
+        Lightning's own clipping refuses a fused optimiser under every mixed precision. bf16 needs
+        no unscaling; and after float16's, torch's scaler has a fused optimiser leave it out.
         """
         step = self.trainer.global_step + 1
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        needs_scaler = self.trainer.precision == "16-mixed"
+        scaler: Any = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and has_own_scaling(optimizer):
+            scaler.unscale_(optimizer)  # of others, Lightning has done so
         by_norm = gradient_clip_algorithm in (None, "norm")
         norm = self.step_gradient_norm = _whole(torch.nn.utils.get_total_norm(gradients))
-        if gradient_clip_val and (needs_scaler or not by_norm):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if gradient_clip_val and not by_norm:
+            torch.nn.utils.clip_grad_value_(parameters, float(gradient_clip_val))
         elif gradient_clip_val:
             torch.nn.utils.clip_grads_with_norm_(parameters, float(gradient_clip_val), norm)
-        if needs_scaler:  # which passes over steps itself, while it looks for its scale
+        if scaler is not None:  # which passes over steps itself, while it looks for its scale
             self.step_is_taken = norm.isfinite()
         else:
             self.step_is_taken = self.bad_steps.check(optimizer, step, self.step_loss, norm)

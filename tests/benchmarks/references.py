@@ -6,7 +6,8 @@ With --write they become a reference. Options of `fit` stand at the end, behind 
     python -m tests.benchmarks.references --config configs/shakespeare-char.yaml --seeds 0 1 2 3 4 \
         --write -- --trainer.val_check_interval=105
 
-A reference is compared with in a line between two validations, so let these be near one another.
+A run is compared in a line between two validations, so let these be near one another; and let the
+seeds have the config's own among them, so that it is never called unusual.
 """
 
 import argparse

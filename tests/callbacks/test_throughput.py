@@ -17,6 +17,7 @@ from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
 from lit_gpt_kit.callbacks.throughput import Throughput, peak_of
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.flops import training_flops_per_token
+from lit_gpt_kit.tasks.window_warmup import WindowWarmup
 from tests.tiny import make_task, make_trainer
 
 NAME = "train/tokens_per_second"
@@ -227,6 +228,18 @@ def test_share_of_data_and_utilisation(tmp_path: Path, clock: Clock) -> None:
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert peak_bytes / 2 < second["train/peak_memory_bytes"] <= peak_bytes
     trainer.fit(make_task(CONFIG), Batches(100))  # listens once, however often it is used
+
+
+def test_rows_that_are_cut_count_as_short_ones(tmp_path: Path, clock: Clock) -> None:
+    logger, peak = RecordLogger(), 1e6
+    trainer = make_trainer(
+        tmp_path, 3, logger=logger, callbacks=[TakeTime(clock), Throughput(peak)]
+    )
+    trainer.fit(make_task(CONFIG, window_warmup=WindowWarmup(2, steps=2)), Batches(100))
+    utilisation = [row["train/mfu"] for row in logger.rows]
+    flops = [training_flops_per_token(CONFIG, length) for length in (2, 4, 8)]
+    expected = [BATCH_TOKENS / (step + 1) * flops[step] / peak for step in range(3)]
+    assert utilisation == pytest.approx(expected)
 
 
 def test_peak_is_that_of_the_device_in_use(monkeypatch: pytest.MonkeyPatch) -> None:

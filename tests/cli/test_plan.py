@@ -67,7 +67,9 @@ def test_gpt2_on_eight_devices(empty: Path) -> None:
     lines = plan(empty, "--config", GPT2, "--device=h100", "--devices=8", "--price_per_hour=2.5")
     # 124,439,808 and the 47 rows that pad the vocabulary.
     assert lines["parameters"].startswith(f"{124_439_808 + 47 * 768:,}: token embedding 38,633,472")
-    assert lines["step"].startswith("524,288 tokens = 16 rows of 1,024 x 8 devices x 4 micro-batch")
+    assert lines["step"].startswith(
+        "524,288 tokens = 16 rows of 1,024 x 8 devices x 4 micro-batches;"
+    )
     assert "19,073 steps, 10 G tokens, 80 for each parameter" in lines["training"]
     flops = 6 * (12 * 12 * 768**2 + 50304 * 768) + 12 * 12 * 768 * 1024
     assert lines["arithmetic"].startswith(f"{flops / 1e6:.0f} MFLOP for each token")
@@ -117,7 +119,7 @@ def test_what_does_not_fit_is_told_how_it_would(empty: Path) -> None:
     result = run(empty, "plan", "--config", config, "--device=h100", "--devices=8")
     assert result.complaint.startswith("the run fits on no number of h100: one row needs 1,")
     found = re.search(
-        r"shard it: --config configs/strategies/fsdp.yaml --devices (\d+)$", result.complaint
+        r"it would with --config configs/strategies/fsdp.yaml --devices (\d+)$", result.complaint
     )
     assert found is not None
     sharded = "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"
@@ -126,6 +128,17 @@ def test_what_does_not_fit_is_told_how_it_would(empty: Path) -> None:
     enough = plan(empty, "--config", config, "--device=h100", f"--devices={found[1]}", sharded)
     assert "\nfits in 80 GiB" in enough["memory"]
     assert re.search(r"largest micro-batch that fits: \d+ row", enough["memory"])
+
+
+def test_activations_that_fit_nowhere_are_made_twice(empty: Path) -> None:
+    strategy = {"class_path": "lit_gpt_kit.parallel.ShardedStrategy"}
+    config = write_config(empty, {**LLAMA_70B, "block_size": 8192}, {"strategy": strategy})
+    result = run(empty, "plan", "--config", config, "--device=h100", "--devices=64")
+    again = "--model.init_args.execution.activation_checkpointing=full"
+    found = re.search(f"; it would with {again} --devices (\\d+)$", result.complaint)
+    assert found is not None, result.complaint
+    enough = plan(empty, "--config", config, "--device=h100", again, f"--devices={found[1]}")
+    assert "\nfits in 80 GiB" in enough["memory"]
 
 
 def test_nothing_is_written_and_the_text_is_not_needed(empty: Path) -> None:
@@ -157,11 +170,48 @@ def test_parts_of_the_model(empty: Path) -> None:
     assert rows[6] == ["all", "124,475,904", "100.0%"]
 
 
+def test_adapters_are_counted_and_no_known_model_is_downloaded(empty: Path) -> None:
+    lora = str(REPOSITORY / "configs" / "finetune" / "instruct-lora.yaml")
+    lines = plan(empty, "--config", lora, "--device=l4", "--trainer.precision=bf16-mixed")
+    matrices = 30 * (576 * 960 + 576 * 576 + 3 * 576 * 1536)
+    pairs = 30 * 8 * (3 * 576 + 576 + 2 * 192 + 2 * 576 + 2 * (576 + 1536) + 576 + 1536)
+    rank = 2 if "rank: 16" in Path(lora).read_text() else 1
+    # q, k and v share an input but not their A.
+    assert lines["parameters"].startswith("134,515,008: ")
+    assert lines["parameters"].endswith(f"; {rank * pairs:,} in adapters are trained")
+    # What is frozen beside adapters is kept in bfloat16 alone, the rest in float32 and copied.
+    result = run(empty, "plan", "--config", lora, "--show=model")
+    assert re.search(rf"\nadapters +{rank * pairs:,} +\d", result.out)
+    assert matrices == 26_542_080 + 79_626_240
+    weights = 4 * (134_515_008 - matrices + rank * pairs) + 2 * matrices + 2 * 49152 * 576
+    assert f"weights {weights / GIB:.2f}" in lines["memory"]
+    unknown = run(empty, "plan", "--config", lora, "--model.init_args.pretrained=no/such")
+    assert "`lit-gpt models` lists those whose shape is known without it" in unknown.complaint
+
+
+def test_layers_cut_over_two_are_no_copies(empty: Path) -> None:
+    cut = str(REPOSITORY / "configs" / "strategies" / "tensor-parallel.yaml")
+    lines = plan(empty, "--config", GPT2, "--config", cut, "--device=l4")
+    assert "x 1 group of 2 x 4 micro-batches; 2 x l4, layers over 2 (ten" in lines["step"]
+
+
+def test_a_batch_that_does_not_fit_is_told_what_would(empty: Path) -> None:
+    lines = plan(empty, "--config", GPT2, "--device=l4", "--data.init_args.batch_size=5000")
+    fits = re.search(r"largest micro-batch that fits: (\d+) rows", lines["memory"])
+    assert "can be used; lower data.batch_size and accumulate" in lines["memory"]
+    assert fits is not None
+    again = plan(empty, "--config", GPT2, "--device=l4", f"--data.init_args.batch_size={fits[1]}")
+    assert "\nfits in 22 GiB" in again["memory"]
+
+
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
         (["--device=v100"], "--device v100 is not known; known: h200, h100, "),
         (["--device=h100", "--devices=0"], "--devices 0 must be from 1 to 4096"),
+        (["--device=h100", "--devices=5000"], "--devices 5000 must be from 1 to 4096"),
+        (["--device=h100", "--devices=all"], "devices: expected int, got all"),
+        (["--device=h100", "--price_per_hour=-1"], "--price_per_hour -1.0 must be at least 0"),
         (["--device=h100", "--utilization=40"], "--utilization 40.0 must be above 0 and at most 1"),
         (["--device=h100", "--trainer.precision=64"], "plan does not know trainer.precision=64"),
     ],

@@ -7,6 +7,8 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.plugins import HalfPrecision, TorchCheckpointIO
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from lit_gpt_kit.cli.precision import PrecisionTrainer, check_precision, choose_precision
 from lit_gpt_kit.errors import InputError
@@ -86,6 +88,38 @@ def test_trainer_of_its_own(has: bool, name: str, monkeypatch: pytest.MonkeyPatc
     options: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
     assert PrecisionTrainer(precision="auto", accelerator="cpu", **options).precision == name
     assert PrecisionTrainer(accelerator=CPUAccelerator(), **options).precision == "32-true"
+
+
+def test_a_plugin_or_strategy_that_brings_one_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend_cpu(monkeypatch, avx512_bf16=True)
+    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
+    for given in (
+        {"plugins": [HalfPrecision("bf16-true")]},
+        {"plugins": HalfPrecision("bf16-true")},
+        {"strategy": SingleDeviceStrategy("cpu", precision_plugin=HalfPrecision("bf16-true"))},
+    ):
+        trainer = PrecisionTrainer(precision="auto", accelerator="cpu", **given, **options)
+        assert trainer.precision == "bf16-true"
+    io = TorchCheckpointIO()
+    trainer = PrecisionTrainer(precision="auto", accelerator="cpu", plugins=[io], **options)
+    assert trainer.precision == "bf16-mixed"
+
+
+def test_a_plugin_that_is_configured_is_said_and_kept(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_cpu(monkeypatch, avx512_bf16=True)
+    plugin = (
+        "[{class_path: lightning.pytorch.plugins.HalfPrecision, init_args: {precision: bf16-true}}]"
+    )
+    result = run(project, *FIT, "--trainer.precision=auto", f"--trainer.plugins={plugin}")
+    assert result.status == 0, result.err
+    assert result.out.splitlines()[0] == "precision: that of the plugin"
+    assert "bf16-true on cpu" in result.out
+    config = yaml.safe_load((only_run(project) / "config.yaml").read_text())
+    assert config["trainer"]["precision"] is None
 
 
 def test_the_choice_is_said_and_kept(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,8 @@ def test_two_processes_give_the_curve_of_one(project: Path) -> None:
         "wandb",
     ]
     assert two.out.count("done: 5 steps") == 1
+    assert two.out.count("sample at step 5:") == 1  # rank 0 alone says and writes it
+    assert (shared / "samples.md").read_text().count("## Step 5") == 1
     assert "training: 5 steps of 128 tokens" in two.out
     assert "on 2 x cpu" in two.out
     assert two.err.count("step 5/5  train/loss") == 1

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from lit_gpt_kit.model.gpt import GPT
 from lit_gpt_kit.model.kv_cache import KVCache
 from tests.conftest import REPOSITORY
 from tests.model.compiled_cases import CASES, SHAPE, build, step
+from tests.warm.python import warm_python
 
 PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
 
@@ -102,7 +102,7 @@ def test_nothing_is_made_twice_where_nothing_goes_backward() -> None:
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, Any]:
     """Found in another process: the compiler cannot read the checks that tests put on shapes."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.model.compiled_cases"]
+    command = [warm_python(), "-m", "tests.model.compiled_cases"]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     found: dict[str, Any] = json.loads(result.stdout)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.flops import forward_flops_per_token, training_flops_per_token
 from lit_gpt_kit.model.gpt import GPT
-from lit_gpt_kit.model.size import count_parameters
+from lit_gpt_kit.model.size import count_by_part, count_parameters
 
 SHAPE = GPTConfig(vocab_size=96, block_size=32, num_layers=3, num_heads=4, embed_dim=64)
 
@@ -43,6 +43,46 @@ def test_gpt2_is_palms_formula() -> None:
     # Biases and gains are no matrices; they are a thousandth.
     assert training_flops_per_token(config) == pytest.approx(palm, rel=1.2e-3)
     assert training_flops_per_token(config) < palm
+
+
+@pytest.mark.parametrize(
+    ("layers", "embed", "heads", "vocab", "seq"),
+    [(12, 768, 12, 50257, 1024), (96, 12288, 96, 51200, 2048)],
+    ids=["GPT-2", "GPT-3"],
+)
+def test_gpt_shapes_are_megatrons_formula(
+    layers: int, embed: int, heads: int, vocab: int, seq: int
+) -> None:
+    """72 l h^2 (1 + s / 6h + V / 12lh) a token, Narayanan et al. 2021, but for recomputation."""
+    config = GPTConfig(vocab, seq, num_layers=layers, num_heads=heads, embed_dim=embed)
+    megatron = 72 * layers * embed**2 * (
+        1 + seq / (6 * embed) + vocab / (12 * layers * embed)
+    )  # fmt: skip
+    assert training_flops_per_token(config) == pytest.approx(megatron, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "num_parameters", "over_six_n"),
+    [
+        ({"vocab_size": 32000, "block_size": 4096, "num_layers": 32, "num_heads": 32,
+          "embed_dim": 4096, "mlp_dim": 11008}, 6_738_415_616, 1.14),
+        ({"vocab_size": 128256, "block_size": 8192, "num_layers": 80, "num_heads": 64,
+          "num_kv_heads": 8, "embed_dim": 8192, "mlp_dim": 28672}, 70_553_706_496, 1.14),
+    ],
+    ids=["Llama-2-7B", "Llama-3-70B"],
+)  # fmt: skip
+def test_llama_shapes_are_six_n_and_attention(
+    options: dict[str, Any], num_parameters: int, over_six_n: float
+) -> None:
+    """C = 6 N + 12 L H Q T, Chowdhery et al. 2022, on the 6 N of Kaplan et al. 2020."""
+    llama = {"position": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "use_bias": False}
+    config = GPTConfig(**options, **llama, tie_embeddings=False)
+    parts = count_by_part(config)
+    assert sum(parts.values()) == num_parameters
+    n = num_parameters - parts["token embedding"] - parts["norms"]
+    attention = 12 * config.num_layers * config.embed_dim * config.block_size
+    assert training_flops_per_token(config) == 6 * n + attention
+    assert training_flops_per_token(config) / (6 * n) == pytest.approx(over_six_n, abs=0.03)
 
 
 def test_a_window_bounds_the_keys() -> None:

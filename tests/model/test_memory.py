@@ -209,6 +209,21 @@ def test_activations_are_what_autograd_keeps(
     assert batch * seq * layers + scores == pytest.approx(measured, rel=0.15)
 
 
+@pytest.mark.parametrize(("embed", "heads", "seq"), [(768, 12, 1024), (12288, 96, 2048)])
+def test_a_gpt_layer_keeps_what_megatron_counts(embed: int, heads: int, seq: int) -> None:
+    """34 bytes s b h in half precision (Korthikanti et al. 2022, 4.1), its two dropout masks off.
+
+    Their 5as/h are scores, which a fused kernel does not keep but for the sum of each row.
+    """
+
+    def activations(num_layers: int) -> int:
+        config = GPTConfig(50257, seq, num_layers=num_layers, num_heads=heads, embed_dim=embed)
+        return memory_to_train(config, "bf16", 4, seq).activations
+
+    layer = activations(3) - activations(2)
+    assert layer == 4 * seq * ((34 - 2) * embed + 4 * heads)
+
+
 # ---- memory, against processes ----
 
 MEASURE = """

@@ -6,6 +6,7 @@ Run on each of two ranks as `python -m tests.parallel.cases FOLDER`.
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lit_gpt_kit import (
     TokenizerConfig,
 )
 from lit_gpt_kit.checkpoints.native import read_checkpoint
+from lit_gpt_kit.model.execution import ExecutionConfig
 from lit_gpt_kit.parallel import ShardedStrategy
 from tests.tiny import make_task, make_trainer
 
@@ -51,6 +53,17 @@ def pretrained(folder: Path, **options: Any) -> LightningModule:
         optimizer=lambda params: torch.optim.AdamW(params, lr=1e-2, eps=1e-3),
         **options,
     )
+
+
+def adapted_with_dropout(folder: Path, kind: Any) -> LightningModule:
+    """Adapters and network drop activations, which are kept or made twice."""
+    execution = ExecutionConfig(activation_checkpointing=kind)
+    lora = LoRAConfig(rank=2, dropout=0.1)
+    return pretrained(folder, lora=lora, gpt=GPTConfig(dropout=0.2), execution=execution)
+
+
+def without_tokenizer(folder: Path) -> TextDataModule:
+    return text(folder, tokenizer=None)
 
 
 def muon() -> LightningModule:
@@ -84,12 +97,9 @@ RUNS = {
     "one file, cut": Run(lambda folder: make_task(WIDE), strategy={**CUT, **WHOLE}),
     "offloaded": Run(lambda folder: make_task(WIDE), strategy={"cpu_offload": True}),
     "bf16": Run(lambda folder: make_task(WIDE), options={"precision": "bf16-mixed"}),
-    "pretrained": Run(pretrained, lambda folder: text(folder, tokenizer=None)),
-    "pretrained, cut": Run(pretrained, lambda folder: text(folder, tokenizer=None), CUT),
-    "adapters": Run(
-        lambda folder: pretrained(folder, lora=LoRAConfig(rank=2)),
-        lambda folder: text(folder, tokenizer=None),
-    ),
+    "pretrained": Run(pretrained, without_tokenizer),
+    "pretrained, cut": Run(pretrained, without_tokenizer, CUT),
+    "adapters": Run(lambda folder: pretrained(folder, lora=LoRAConfig(rank=2)), without_tokenizer),
     "classification": Run(
         lambda folder: SequenceClassification(
             WIDE, optimizer=lambda params: torch.optim.AdamW(params, lr=1e-2)
@@ -97,6 +107,10 @@ RUNS = {
         labels,
     ),
     "dropout, cut": Run(lambda folder: make_task(replace(WIDE, dropout=0.3)), strategy=CUT),
+    **{
+        f"dropped, {kind}": Run(partial(adapted_with_dropout, kind=kind), without_tokenizer)
+        for kind in ("none", "selective", "full")
+    },
 }
 
 

@@ -12,7 +12,8 @@ from tests.parallel.cases import RUNS, end_of, go_on
 from tests.ranks import run_ranks
 from tests.transformers_models import build, save
 
-EXACT = sorted(RUNS.keys() - {"bf16", "dropout, cut", "Muon, cut"})
+DROPPED = [f"dropped, {kind}" for kind in ("none", "selective", "full")]
+EXACT = sorted(RUNS.keys() - {"bf16", "dropout, cut", "Muon, cut", *DROPPED})
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +98,14 @@ def test_adapters_alone_are_saved(spread: dict[str, Any]) -> None:
     names = spread["adapters"]["checkpoint"]["state_dict"]
     assert names
     assert all(".a" in name or ".b." in name for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DROPPED[1:])
+def test_shards_and_adapters_drop_alike_when_activations_are_made_twice(
+    name: str, spread: dict[str, Any]
+) -> None:
+    expected, actual = (tensors_of(spread[run]["checkpoint"]) for run in (DROPPED[0], name))
+    assert expected.keys() == actual.keys()
+    for key, value in expected.items():
+        assert torch.equal(actual[key], value), key
