@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_gpt_kit.data.base import DataModule
 from lit_gpt_kit.errors import InputError
@@ -20,6 +21,11 @@ def check_trainer(trainer: Trainer) -> None:
         raise InputError(
             f"trainer.gradient_clip_val={clip} must be at least 0: a negative norm would turn the "
             "gradient round, and train uphill"
+        )
+    if trainer.precision == "16-true":
+        rank_zero_warn(
+            "precision=16-true: float16 has no number as small as AdamW's eps of 1e-8, without "
+            "which its steps come to divide by 0; use 16-mixed or bf16-true, or an eps from 1e-6 on"
         )
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
@@ -91,6 +92,14 @@ def test_what_harms_nothing_is_not_refused(make_data: MakeData, tmp_path: Path) 
         trainer = make_trainer(tmp_path, 2, limit_val_batches=0, **options)
         trainer.fit(make_task(), make_data())
         assert trainer.global_step == (1 if "fast_dev_run" in options else 2)
+
+
+def test_half_precision_throughout_is_warned_of(make_data: MakeData, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, 1, precision="16-true", limit_val_batches=0)
+    with pytest.warns(UserWarning, match=r"^precision=16-true: .* AdamW's eps of 1e-8"):
+        trainer.fit(make_task(), make_data())
+    assert torch.tensor(1e-8).half() == 0  # why
+    assert torch.tensor(1e-6).half() > 0
 
 
 # ---- overfit_batches ----
