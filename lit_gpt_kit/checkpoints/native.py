@@ -30,6 +30,7 @@ from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 KEY = "lit_gpt_kit"
 FORMAT_VERSION = 1
 """Raised when an older release could not read what is written now."""
+BEST_FILE = "best.ckpt"
 LAST_FILE, PREVIOUS_FILE = "last.ckpt", "previous.ckpt"
 """The state to go on from, and what it was before, should the first be damaged."""
 TRAINED_WEIGHTS = "trained_weights"

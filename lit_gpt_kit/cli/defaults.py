@@ -53,9 +53,10 @@ def complete_callbacks(
         last = next((c for c in given if isinstance(c, LastCheckpoint)), None)
         last = last or LastCheckpoint()
         last.folder = last.folder or run_dir / "checkpoints"
+        wanted += [Narrator(run_dir), LossSpikes(run_dir)]
         # The best checkpoint comes before the last one, which holds its score.
-        wanted += [*_best_checkpoint(run_dir, module), last]
-        wanted += [StopOnInterrupt(last), Narrator(run_dir), LossSpikes(run_dir)]
+        given = [callback for callback in given if callback is not last]
+        wanted += [*_best_checkpoint(run_dir, module), last, StopOnInterrupt(last)]
     return [*given, *(callback for callback in wanted if not _stands_in(given, callback))]
 
 

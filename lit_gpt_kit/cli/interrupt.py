@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -26,8 +27,11 @@ BROADCAST = "_broadcast_sigterm_tensor"
 """What Lightning asks its epoch loop to do."""
 
 
-class StopOnInterrupt(Callback):
+class StopOnInterrupt(Checkpoint):
     """Turns Ctrl-C, SIGTERM and SIGUSR1 into a checkpoint at the end of the step, then a stop.
+
+    Lightning has what saves come behind all other callbacks, in the order given; this one comes
+    last of them, so that a stop takes no other's turn: the best checkpoint is kept before it.
 
     A second Ctrl-C stops at once. It is enough that one of several processes gets the signal. Under
     SLURM with Lightning's automatic requeueing, Lightning answers all but Ctrl-C.

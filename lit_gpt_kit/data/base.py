@@ -190,9 +190,13 @@ class DataModule(LightningDataModule):
         Raises:
             InputError: that is no whole number, or the Trainer accumulates something else.
         """
-        if self.global_batch is None or self.trainer is None or stage != "fit":
+        if self.trainer is None or stage != "fit":
             return
         given = self.trainer.accumulate_grad_batches
+        if given < 1:
+            raise InputError(f"trainer.accumulate_grad_batches={given} must be at least 1")
+        if self.global_batch is None:
+            return
         if given not in (1, self._accumulated):
             raise InputError(
                 f"{self.global_batch.key}={self.global_batch.size} and "
@@ -212,7 +216,15 @@ class DataModule(LightningDataModule):
         """The number of the batch with which training goes on."""
         if self.trainer is None or not self._is_fitting():
             return 0
-        return self.trainer.global_step * self.batches_per_step
+        return self._read_by(self.trainer.global_step) * self.batches_per_step
+
+    def _read_by(self, step: int) -> int:
+        """The step whose rows this one reads: itself, unless the Trainer overfits some batches."""
+        trainer: Any = self.trainer
+        repeats = bool(getattr(trainer, "overfit_batches", 0))
+        if not repeats or trainer.num_training_batches == inf:
+            return step
+        return step % (trainer.num_training_batches // self.batches_per_step)
 
     def _rank(self) -> tuple[int, int]:
         """The number of this rank among those that share the rows of a batch, and their number."""

@@ -265,7 +265,7 @@ class ClassificationDataModule(DataModule):
 
     def rows_of_step(self, step: int) -> list[int]:
         """The numbers of the rows that training reads in a step, counted over all files."""
-        rows = self.train_dataloader().rows_of_step(step)
+        rows = self.train_dataloader().rows_of_step(self._read_by(step))
         numbers: list[int] = self._rows["train"].numbers[rows].tolist()
         return numbers
 

@@ -292,7 +292,9 @@ class InstructionDataModule(DataModule):
 
     def rows_of_step(self, step: int) -> list[int]:
         """The numbers of the rows that training reads in a step, counted over all files."""
-        return self.train_rows().file_rows(self.train_dataloader().rows_of_step(step))
+        return self.train_rows().file_rows(
+            self.train_dataloader().rows_of_step(self._read_by(step))
+        )
 
     def describe_steps(self, num_steps: float, num_ranks: int) -> str:
         """How much that many steps read, for people."""

@@ -134,7 +134,7 @@ class TextDataModule(DataModule):
 
     def rows_of_step(self, step: int) -> list[int]:
         """Where, in the tokens to train on, the rows of a step begin."""
-        starts: list[int] = self.train_dataloader().rows_of_step(step).tolist()
+        starts: list[int] = self.train_dataloader().rows_of_step(self._read_by(step)).tolist()
         return starts
 
     @property

@@ -137,4 +137,6 @@ def choose_tokens(
     total = summed[:, -1:]
     below = torch.nextafter(total, torch.zeros_like(total))
     points = (uniforms.to(summed)[:, None] * total).minimum(below)
-    return torch.searchsorted(summed, points, right=True).squeeze(-1)
+    chosen = torch.searchsorted(summed, points, right=True)
+    # Weights that training ruined score NaN: any token that is one will do, here the first.
+    return chosen.where(total.isfinite(), 0).squeeze(-1)

@@ -43,13 +43,19 @@ class BadSteps:
 
     Attributes:
         num_in_a_row: bad steps up to the last that is known.
+        num_losses: of these, how many from the last one back had a loss that was not finite.
         last: the last bad step.
     """
 
     def __init__(self) -> None:
-        self.num_in_a_row = 0
+        self.num_in_a_row = self.num_losses = 0
         self.last: BadStep | None = None
         self._unread: tuple[int, Tensor, Any] | None = None
+
+    @property
+    def weights_are_the_cause(self) -> bool:
+        """Whether no loss was finite, on whatever rows: then the weights were not before either."""
+        return self.num_losses == self.num_in_a_row > 1
 
     def check(self, optimizer: Optimizer, step: int, loss: Tensor | None, norm: Tensor) -> Tensor:
         """Have the optimiser pass over the step, if it is bad.
@@ -92,9 +98,10 @@ class BadSteps:
     def _count(self, step: int, values: Tensor) -> bool:
         loss, norm = values.tolist()
         if math.isfinite(loss) and math.isfinite(norm):
-            self.num_in_a_row = 0
+            self.num_in_a_row = self.num_losses = 0
             return False
         self.num_in_a_row += 1
+        self.num_losses = 0 if math.isfinite(loss) else self.num_losses + 1
         self.last = BadStep(step, loss, norm)
         rank_zero_warn(
             f"step {step} is passed over, weights and optimiser stay: {self.last.complaint}"

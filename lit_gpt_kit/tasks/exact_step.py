@@ -11,14 +11,18 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lit_gpt_kit.checkpoints.native import BEST_FILE, LAST_FILE, PREVIOUS_FILE
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.ranks import data_share, reduce_over_ranks
 from lit_gpt_kit.steps import step_is_done, step_is_logged
 from lit_gpt_kit.tasks.bad_steps import BadSteps, has_own_scaling
+from lit_gpt_kit.tasks.trainer_settings import check_trainer
 
 BEFORE_BAD_STEPS = Path("checkpoints", "before-bad-steps.ckpt")
 """Where the weights are kept that a run had when it stopped for bad steps, in the run folder."""
+EARLIER = (BEST_FILE, LAST_FILE, PREVIOUS_FILE)
+"""What may lie beside it from a time when the weights were good."""
 
 
 class ExactStep(LightningModule):
@@ -66,6 +70,15 @@ class ExactStep(LightningModule):
         half precision in its range.
         """
         return int(getattr(self.trainer.datamodule, "batch_size", 1))  # type: ignore[attr-defined]
+
+    def setup(self, stage: str) -> None:
+        """Check what the Trainer was told.
+
+        Raises:
+            InputError: it would train on other rows, or otherwise, than it says.
+        """
+        if stage == "fit":
+            check_trainer(self.trainer)
 
     def on_fit_start(self) -> None:
         """Take the run's seed."""
@@ -176,7 +189,9 @@ class ExactStep(LightningModule):
             folder = self.trainer.strategy.broadcast(Path(self.trainer.default_root_dir))
             path = folder / BEFORE_BAD_STEPS
             complaint = self._describe_bad_steps(path)
-            self.bad_steps.num_in_a_row = 0  # who goes on from there has mended something
+            self.bad_steps.num_in_a_row = self.bad_steps.num_losses = (
+                0  # who goes on from there has mended something
+            )
             self.trainer.save_checkpoint(path)
             raise InputError(complaint)
 
@@ -189,10 +204,17 @@ class ExactStep(LightningModule):
         assert last is not None
         describe: Any = getattr(self.trainer.datamodule, "describe_rows_of_step", None)  # type: ignore[attr-defined]
         rows = "" if describe is None else f", {describe(last.number - 1)}"
-        return (
+        complaint = (
             f"{count} steps in a row were not finite (step {last.number}: {last.complaint}{rows}); "
-            f"{path} holds the weights from before them: lower the learning rate, clip "
-            "(trainer.gradient_clip_val), or mend the rows"
+        )
+        mend = "lower the learning rate, clip (trainer.gradient_clip_val), or mend the rows"
+        if not self.bad_steps.weights_are_the_cause:
+            return f"{complaint}{path} holds the weights from before them: {mend}"
+        earlier = [str(file) for file in map(path.with_name, EARLIER) if file.exists()]
+        start = f"go on from {' or '.join(earlier)}" if earlier else "start anew"
+        return (
+            f"{complaint}no loss was, on any rows, so that most likely the weights were ruined "
+            f"before; {path} holds those: {start}, and {mend}"
         )
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:

@@ -66,6 +66,7 @@ class SelfContained(ExactStep):
         checkpoint["lit_gpt_kit"]["data"] = self._data_identity()
         self.bad_steps.read()
         checkpoint["lit_gpt_kit"]["num_bad_steps"] = self.bad_steps.num_in_a_row
+        checkpoint["lit_gpt_kit"]["num_bad_losses"] = self.bad_steps.num_losses
         if self.adapters is not None:
             saved, weights = self._saved_names(), checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: weights[name] for name in weights if name in saved}
@@ -78,8 +79,11 @@ class SelfContained(ExactStep):
                 differs. Or a callback is missing that keeps the weights to go on with.
         """
         saved = read_description(checkpoint)
-        self.num_tokens_seen = checkpoint["lit_gpt_kit"]["num_tokens_seen"]
-        self.bad_steps.num_in_a_row = checkpoint["lit_gpt_kit"].get("num_bad_steps", 0)
+        # What counts has a default: another program may have written the checkpoint.
+        entry = checkpoint["lit_gpt_kit"]
+        self.num_tokens_seen = entry.get("num_tokens_seen", 0)
+        self.bad_steps.num_in_a_row = entry.get("num_bad_steps", 0)
+        self.bad_steps.num_losses = entry.get("num_bad_losses", 0)
         if self.tokenizer is None:
             self.tokenizer = saved.tokenizer
         check_checkpoint(self.gpt, self.tokenizer, saved)

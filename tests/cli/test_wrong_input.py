@@ -283,6 +283,11 @@ def test_wrong_type_or_choice(place: str, value: Any, complaint: str, project: P
             "vocab_size=100 is smaller than the tokenizer's 257 tokens; leave vocab_size out, or "
             "use the tokenizer that belongs to the model",
         ),
+        (
+            "trainer.accumulate_grad_batches",
+            0,
+            "trainer.accumulate_grad_batches=0 must be at least 1",
+        ),
         ("trainer.limit_val_batches", -3, "You have passed invalid value -3 for limit_val_batches"),
     ],
 )

@@ -302,7 +302,7 @@ def test_ranks_agree_on_the_seed(make_data: MakeData) -> None:
     strategy = SimpleNamespace(broadcast=lambda seed: 77)
     fitting = SimpleNamespace(fn=TrainerFn.FITTING)
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        strategy=strategy, state=fitting, lightning_module=None
+        strategy=strategy, state=fitting, lightning_module=None, accumulate_grad_batches=1
     )
     data.prepare_data()
     data.setup("fit")

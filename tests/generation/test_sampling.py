@@ -302,3 +302,9 @@ def test_the_highest_random_number_chooses_no_token_of_probability_0() -> None:
         assert chosen.tolist() == [2, 1]
     # Rounded up to the sum itself.
     assert choose_tokens(logits, SamplingConfig(), torch.ones(2)).tolist() == [2, 1]
+
+
+def test_scores_that_are_nan_choose_a_token_all_the_same() -> None:
+    logits = torch.full((2, 5), float("nan"))
+    chosen = choose_tokens(logits, SamplingConfig(), torch.tensor([0.1, 0.9]))
+    assert chosen.tolist() == [0, 0]

@@ -209,18 +209,25 @@ def always() -> dict[int, float]:
     return dict.fromkeys(range(3, 100), float("nan"))
 
 
+class SpoilGradients(Callback):
+    """Makes gradients infinite from step 3 on, whose losses are finite."""
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step >= 2:
+            next(pl_module.parameters()).grad[0, 0] = float("inf")  # type: ignore[index]
+
+
 def test_stops_after_too_many_in_a_row(make_data: MakeData, tmp_path: Path) -> None:
     data = make_data()
     states = States()
-    task = spoil(always(), max_bad_steps=4)
-    trainer = make_trainer(tmp_path, 20, callbacks=[states])
+    trainer = make_trainer(tmp_path, 20, callbacks=[SpoilGradients(), states])
     with pytest.raises(InputError) as caught:
-        trainer.fit(task, data)
+        trainer.fit(make_task(max_bad_steps=4), data)
     rows = ", ".join(map(str, data.rows_of_step(5)))
     path = tmp_path / "checkpoints" / "before-bad-steps.ckpt"
     where = f"rows that begin at tokens {rows} of {data.sources[0]}"
     assert str(caught.value) == (
-        f"4 steps in a row were not finite (step 6: loss nan and gradient norm nan, {where}); "
+        f"4 steps in a row were not finite (step 6: gradient norm inf, {where}); "
         f"{path} holds the weights from before them: lower the learning rate, clip "
         "(trainer.gradient_clip_val), or mend the rows"
     )
@@ -228,6 +235,29 @@ def test_stops_after_too_many_in_a_row(make_data: MakeData, tmp_path: Path) -> N
     assert saved["global_step"] == 6
     for name, value in saved["state_dict"].items():
         assert torch.equal(value, states.after[2][name])
+
+
+@pytest.mark.parametrize("earlier", [(), ("best.ckpt", "last.ckpt")])
+def test_says_that_the_weights_were_ruined_before(
+    earlier: tuple[str, ...], make_data: MakeData, tmp_path: Path
+) -> None:
+    """By the one step that was finite; every loss after it is not, whatever the rows."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in earlier:
+        (folder / name).touch()
+    task = make_task(
+        TINY, lambda params: torch.optim.AdamW(params, lr=1e25, fused=True), max_bad_steps=4
+    )
+    with pytest.raises(InputError) as caught:
+        make_trainer(tmp_path, 20).fit(task, make_data())
+    assert "4 steps in a row were not finite (step " in str(caught.value)
+    start = f"go on from {folder}/best.ckpt or {folder}/last.ckpt" if earlier else "start anew"
+    assert str(caught.value).endswith(
+        "; no loss was, on any rows, so that most likely the weights were ruined before; "
+        f"{folder}/before-bad-steps.ckpt holds those: {start}, and lower the learning rate, clip "
+        "(trainer.gradient_clip_val), or mend the rows"
+    )
 
 
 def test_a_run_that_stopped_goes_on_behind_the_bad_steps(
@@ -253,8 +283,9 @@ def test_a_run_that_is_continued_goes_on_counting(make_data: MakeData, tmp_path:
     trainer.fit(spoil(spoiled, max_bad_steps=4), make_data())
     path = tmp_path / "five.ckpt"
     trainer.save_checkpoint(path)
-    assert torch.load(path, weights_only=True)["lit_gpt_kit"]["num_bad_steps"] == 3
-    with pytest.raises(InputError, match=r"^4 steps in a row were not finite \(step 6: "):
+    saved = torch.load(path, weights_only=True)["lit_gpt_kit"]
+    assert (saved["num_bad_steps"], saved["num_bad_losses"]) == (3, 3)
+    with pytest.raises(InputError, match=r"^4 steps .* \(step 6: .* weights were ruined before"):
         make_trainer(tmp_path, 10).fit(
             spoil({1: float("nan")}, max_bad_steps=4),  # its first loss is step 6's
             make_data(),

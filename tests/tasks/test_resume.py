@@ -208,3 +208,18 @@ def test_data_order_goes_on_where_it_stopped(make_data: MakeData, tmp_path: Path
     )
     assert len(before.rows) == 4
     assert torch.equal(torch.stack(through.rows), torch.stack(before.rows + after.rows))
+
+
+def test_a_checkpoint_that_does_not_count_its_tokens_counts_from_0(
+    make_data: MakeData, tmp_path: Path
+) -> None:
+    trainer = make_trainer(tmp_path, 2)
+    trainer.fit(make_task(), make_data())
+    path = tmp_path / "two.ckpt"
+    trainer.save_checkpoint(path)
+    content = torch.load(path, weights_only=True)
+    per_step = content["lit_gpt_kit"].pop("num_tokens_seen") // 2
+    torch.save(content, path)
+    task = make_task()
+    make_trainer(tmp_path, 3).fit(task, make_data(), ckpt_path=path, weights_only=True)
+    assert task.num_tokens_seen == per_step > 0
