@@ -19,7 +19,7 @@ def test_one_run_has_its_page_in_its_folder(tmp_path: Path) -> None:
     assert "<title>x/20260102-030405</title>" in page.read_text()
     first, second, third = result.out.splitlines()
     assert first == "x/20260102-030405: 100 lines of metrics, up to step 100"
-    assert second.startswith("written to runs/x/20260102-030405/report.html (1.0 MiB)")
+    assert second.startswith("written to runs/x/20260102-030405/report.html (0.9 MiB)")
     assert third == f"next: open {page.as_uri()} in a browser"
 
 
