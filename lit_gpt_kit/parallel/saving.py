@@ -2,8 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -63,18 +65,18 @@ def write_sharded(path: Path, checkpoint: dict[str, Any], places: Places) -> Non
     is_first = dist.get_rank() == 0
     temporary = path.with_name(f".{path.name}.{_from_first(uuid4().hex)}")
     try:
-        with says_when_full(path.parent):
+        with _tells_all(), says_when_full(path.parent):
             if is_first:
                 temporary.mkdir(parents=True)
-            dist.barrier()
+        with says_when_full(path.parent):
             _save(tensors, temporary)
-            files = _describe_all(temporary)
+        files = _describe_all(temporary)
+        with _tells_all(), says_when_full(path.parent):
             if is_first:
                 _write_rest(temporary, rest)
                 files |= {name: describe_file(temporary / name) for name in (INDEX, REST)}
                 write_manifest(temporary, files)
                 put_in_place(temporary, path, keep_previous_as(path))
-            dist.barrier()
     finally:
         if is_first:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -160,11 +162,21 @@ def _check_shapes(shapes: dict[str, Sequence[int]], places: Places) -> None:
 def _verify_together(path: Path) -> None:
     """Each rank reads some of the files again, to compare them with the manifest."""
     names = sorted(read_manifest(path) or ())
+    with _tells_all(), names_another(path):
+        verify(path, names[dist.get_rank() :: dist.get_world_size()])
+
+
+@contextmanager
+def _tells_all() -> Iterator[None]:
+    """Have what befalls the body on one rank be raised on all, which would wait for it in vain.
+
+    Raises:
+        InputError: the complaint of the first rank that has one.
+    """
     complaint: str | None = None
     try:
-        with names_another(path):
-            verify(path, names[dist.get_rank() :: dist.get_world_size()])
-    except InputError as error:
+        yield
+    except (InputError, OSError) as error:
         complaint = str(error)
     complaints: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(complaints, complaint)
@@ -192,8 +204,10 @@ def _describe_all(folder: Path) -> dict[str, Any]:
 
 
 def _write_rest(folder: Path, rest: dict[str, Any]) -> None:
+    content = BytesIO()  # of a full disk torch says no more than that it stands at another place
+    torch.save(rest, content)
     with (folder / REST).open("wb") as file:
-        torch.save(rest, file)
+        file.write(content.getbuffer())
         file.flush()
         os.fsync(file.fileno())
 

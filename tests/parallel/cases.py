@@ -3,12 +3,14 @@
 Run on each of two ranks as `python -m tests.parallel.cases FOLDER`.
 """
 
+import errno
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from lightning.pytorch import LightningModule, seed_everything
@@ -24,8 +26,9 @@ from lit_gpt_kit import (
     TokenizerConfig,
 )
 from lit_gpt_kit.checkpoints.native import read_checkpoint
+from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.execution import ExecutionConfig
-from lit_gpt_kit.parallel import ShardedStrategy
+from lit_gpt_kit.parallel import ShardedStrategy, saving
 from tests.tiny import make_task, make_trainer
 
 STEPS = 3
@@ -144,6 +147,26 @@ def go_on(folder: Path, path: Path, **strategy: Any) -> dict[str, Any]:
     return read_checkpoint(after)
 
 
+def save_on_a_full_disk(folder: Path) -> list[Any]:
+    """What each rank says where the disk is full for the first one alone, after all have saved."""
+
+    def fail(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    task, options = make_task(WIDE), {"devices": 2, "strategy": ShardedStrategy()}
+    trainer = make_trainer(folder, 1, limit_val_batches=0, **options)
+    trainer.fit(task, text(folder))
+    said: Any = None
+    with mock.patch.object(saving, "_write_rest", fail):
+        try:
+            trainer.save_checkpoint(folder / "full" / "last.ckpt")
+        except InputError as error:
+            said = str(error)
+    all_said: list[Any] = [None, None]
+    torch.distributed.all_gather_object(all_said, said)
+    return [*all_said, [path.name for path in (folder / "full").iterdir()]]
+
+
 def main(folder: Path) -> None:
     results: dict[str, Any] = {name: end_of(name, folder, is_spread=True) for name in RUNS}
     # A file that a run on one device wrote, cut over two.
@@ -152,6 +175,7 @@ def main(folder: Path) -> None:
     own = results["dropout, cut"]["metrics"]["train/loss"]
     torch.distributed.all_gather_object(losses, own)
     results["dropped alike"] = losses
+    results["full disk"] = save_on_a_full_disk(folder)
     if torch.distributed.get_rank() == 0:
         torch.save(results, folder / "spread.pt")
 

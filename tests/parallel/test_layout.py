@@ -1,6 +1,7 @@
 """Models laid over two devices end where one device ends."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,11 @@ def test_shards_and_adapters_drop_alike_when_activations_are_made_twice(
     assert expected.keys() == actual.keys()
     for key, value in expected.items():
         assert torch.equal(actual[key], value), key
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_one_rank_is_said_by_all(spread: dict[str, Any]) -> None:
+    first, second, left = spread["full disk"]
+    assert first == second
+    assert re.match(r"the disk that holds .*/full is full \([\d,]+ MiB free\); free some", first)
+    assert left == []
