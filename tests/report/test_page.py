@@ -66,6 +66,7 @@ def test_lines_that_were_left_out_are_told(tmp_path: Path) -> None:
     assert "1 line is not whole in metrics.csv and left out" in page
 
 
+@pytest.mark.slow
 def test_a_long_run_makes_a_light_page(tmp_path: Path) -> None:
     write_metrics(tmp_path, num_steps=100_000)
     empty = tmp_path / "short"
