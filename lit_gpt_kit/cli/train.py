@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_gpt_kit.callbacks.prediction_writer import PredictionWriter
+from lit_gpt_kit.checkpoints.locate import CHECKPOINTS, is_obvious
 from lit_gpt_kit.checkpoints.native import (
     KEY,
     LAST_FILE,
@@ -37,7 +38,6 @@ from lit_gpt_kit.cli.launched import ends_with_its_ranks
 from lit_gpt_kit.cli.model_table import PartsTable
 from lit_gpt_kit.cli.precision import PrecisionTrainer, choose_precision, chooses_precision
 from lit_gpt_kit.cli.run_folder import (
-    CHECKPOINTS,
     PRETRAINED,
     ROOT,
     choose_run,
@@ -161,6 +161,9 @@ class TrainingCLI(LightningCLI):
         self.run_dir, checkpoint = choose_run(
             self.command, self.run_name, settings.run_dir, settings.ckpt_path
         )
+        self._says_checkpoint = checkpoint is not None and not (
+            settings.ckpt_path and is_obvious(settings.ckpt_path, checkpoint)
+        )
         self._run_dir_is_new = not self.run_dir.exists() or not any(self.run_dir.iterdir())
         settings.ckpt_path = None if checkpoint is None else str(checkpoint)
         settings.weights_only = True
@@ -264,6 +267,8 @@ class TrainingCLI(LightningCLI):
         if self._precision and self.trainer.is_global_zero:
             print(f"precision: {self._precision}")
         if self.command != "fit":
+            if self._says_checkpoint and self.trainer.is_global_zero:
+                print(f"checkpoint: {self.config[self.command].ckpt_path}")
             self._begin_run_folder()
         elif self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
