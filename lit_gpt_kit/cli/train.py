@@ -348,7 +348,9 @@ class TrainingCLI(LightningCLI):
             for writer in (c for c in callbacks if isinstance(c, PredictionWriter)):
                 if not writer.num_rows:
                     raise InputError("there is nothing to predict; name it as predict_sources")
-                print(f"written to {writer.path}, {writer.num_rows:,} rows")
+                files = ", ".join(map(str, writer.paths))
+                in_first = " in the first" if len(writer.paths) > 1 else ""
+                print(f"written to {files}, {writer.num_rows:,} rows{in_first}")
 
 
 def _has_summary(callbacks: list[Any]) -> bool:
