@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lit_gpt_kit.checkpoints import hub
 from lit_gpt_kit.checkpoints.huggingface import is_folder
+from lit_gpt_kit.checkpoints.native import BEST_FILE, LAST_FILE, best_of_run, checkpoints_in
 from lit_gpt_kit.checkpoints.sharded import is_sharded
 from lit_gpt_kit.errors import MissingFileError
 from lit_gpt_kit.files import moved_aside
@@ -11,6 +12,8 @@ from lit_gpt_kit.files import moved_aside
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 GGUF_SUFFIX = ".gguf"
+CHECKPOINTS = "checkpoints"
+"""Where they lie in a run folder."""
 
 
 def locate(name: str | Path) -> Path:
@@ -33,6 +36,17 @@ def locate(name: str | Path) -> Path:
     return find_checkpoint(path)
 
 
+def is_obvious(name: str | Path, found: Path) -> bool:
+    """Whether a person knows which file is meant: named itself, or the best.ckpt of a run folder.
+
+    Args:
+        name: as the person named it.
+        found: what `locate` makes of it.
+    """
+    path = Path(name).expanduser()
+    return found in (path, path / CHECKPOINTS / BEST_FILE) or found.suffix != ".ckpt"
+
+
 def is_adapter(path: Path) -> bool:
     """A folder of adapters in PEFT's format; one that holds a whole model too is that model."""
     return (path / ADAPTER_CONFIG).is_file() and not is_folder(path)
@@ -40,6 +54,8 @@ def is_adapter(path: Path) -> bool:
 
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint of a run folder: the best, else the last, else the newest; or the file itself.
+
+    The best is best.ckpt, or what the last one says that a configured ModelCheckpoint kept as such.
 
     Raises:
         MissingFileError: there is none.
@@ -52,12 +68,12 @@ def find_checkpoint(path: Path) -> Path:
         raise MissingFileError(f"model {path} does not exist (from {Path.cwd()})")
     if any(path.glob("*.safetensors")) or any(path.glob("*.bin")):
         raise MissingFileError(f"{path} holds weights, but no config.json that describes them")
-    folder = path / "checkpoints"
-    for name in ("best.ckpt", "last.ckpt"):
+    folder = path / CHECKPOINTS
+    for name in (BEST_FILE, LAST_FILE):
         for place in (folder / name, moved_aside(folder / name)):
             if _is_checkpoint(place):
-                return place
-    found = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+                return place if name == BEST_FILE else best_of_run(place) or place
+    found = sorted(checkpoints_in(folder), key=lambda file: file.stat().st_mtime)
     if not found:
         raise MissingFileError(
             f"{path} is no model: there is neither a config.json (a Hugging Face folder) nor a "

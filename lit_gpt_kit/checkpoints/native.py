@@ -198,9 +198,37 @@ class DamagedCheckpointError(InputError):
 
 
 def _newest_whole(damaged: Path) -> Path | None:
-    others = (path for path in damaged.parent.glob("*.ckpt") if path != damaged)
+    others = (path for path in checkpoints_in(damaged.parent) if path != damaged)
     newest_first = sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True)
     return next((path for path in newest_first if _is_whole(path)), None)
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """What lies there as a checkpoint, or one folder below: names with a metric's "/" make one."""
+    return [path for pattern in ("*.ckpt", "*/*.ckpt") for path in folder.glob(pattern)]
+
+
+def best_of_run(last: Path) -> Path | None:
+    """The best checkpoint of a run, by what its last one says of Lightning's ModelCheckpoint.
+
+    Args:
+        last: the last checkpoint.
+
+    Returns:
+        None where it says nothing of one, or that is gone; a damaged one says nothing.
+    """
+    outline: Any = {}
+    with suppress(Exception):  # a damaged pickle raises anything
+        outline = read_rest(last) if is_sharded(last) else _load(last)
+    for state in dict(outline.get("callbacks", {})).values():
+        if isinstance(state, dict) and state.get("monitor") and state.get("best_model_path"):
+            best = Path(state["best_model_path"])
+            # The run folder may have been moved since.
+            parts = best.parts[len(Path(state.get("dirpath") or "").parts) :]
+            for place in (last.parent.joinpath(*parts), best):
+                if place.exists():
+                    return place
+    return None
 
 
 def _is_whole(path: Path) -> bool:

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_gpt_kit.checkpoints.locate import find_checkpoint
-from lit_gpt_kit.checkpoints.native import LAST_FILE, PREVIOUS_FILE
+from lit_gpt_kit.checkpoints.locate import CHECKPOINTS, find_checkpoint
+from lit_gpt_kit.checkpoints.native import LAST_FILE, PREVIOUS_FILE, checkpoints_in
 from lit_gpt_kit.errors import InputError, MissingFileError
 
 ROOT = Path("runs")
 LATEST = "latest"
-CHECKPOINTS = "checkpoints"
 LAST, PRETRAINED = "last", "pretrained"
 """What stands for a checkpoint: the last one of a run, and none, the pretrained model as it is."""
 
@@ -66,7 +65,7 @@ def choose_run(
     checkpoint = find_checkpoint(Path(ckpt_path))
     if command == "fit" and chosen is not None and _holds_run(chosen):
         # One of its own continues it, as where the last one is damaged.
-        is_its_own = checkpoint.resolve().parent == (chosen / CHECKPOINTS).resolve()
+        is_its_own = checkpoint.resolve().is_relative_to((chosen / CHECKPOINTS).resolve())
         if not is_its_own:
             raise InputError(
                 f"{chosen} holds a run already; choose another --run_dir for one that starts from "
@@ -113,7 +112,7 @@ def _last(run_dir: Path) -> Path:
 
 
 def _holds_run(run_dir: Path) -> bool:
-    return any((run_dir / CHECKPOINTS).glob("*.ckpt")) or (run_dir / "metrics.csv").exists()
+    return bool(checkpoints_in(run_dir / CHECKPOINTS)) or (run_dir / "metrics.csv").exists()
 
 
 def _new_run_dir(name: str) -> Path:

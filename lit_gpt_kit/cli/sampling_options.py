@@ -1,5 +1,6 @@
 """Options of every command that lets a model write: which one, and how it chooses tokens."""
 
+import sys
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
@@ -102,10 +103,14 @@ def load_named_model(options: Namespace) -> "tuple[GPT, Tokenizer]":
     import torch
 
     from lit_gpt_kit.checkpoints.load import load_model
+    from lit_gpt_kit.checkpoints.locate import is_obvious, locate
     from lit_gpt_kit.model.int8 import quantize_int8
 
     dtype = torch.float32 if options.precision == "fp32" else torch.bfloat16
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    path = locate(options.model)
+    if not is_obvious(options.model, path):
+        print(f"model: {path}", file=sys.stderr)
     model, tokenizer = load_model(options.model, dtype, device)
     if options.precision == "int8":
         quantize_int8(model)

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_gpt_kit.callbacks.prediction_writer import PredictionWriter
+from lit_gpt_kit.checkpoints.locate import CHECKPOINTS, is_obvious
 from lit_gpt_kit.checkpoints.native import (
     KEY,
     LAST_FILE,
@@ -34,10 +35,10 @@ from lit_gpt_kit.cli.config_files import check_config_files, chooses_class
 from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers, seal_checkpoints
 from lit_gpt_kit.cli.interrupt import StopOnInterrupt
 from lit_gpt_kit.cli.launched import ends_with_its_ranks
+from lit_gpt_kit.cli.lightning_words import reword
 from lit_gpt_kit.cli.model_table import PartsTable
 from lit_gpt_kit.cli.precision import PrecisionTrainer, choose_precision, chooses_precision
 from lit_gpt_kit.cli.run_folder import (
-    CHECKPOINTS,
     PRETRAINED,
     ROOT,
     choose_run,
@@ -53,6 +54,8 @@ from lit_gpt_kit.ranks import shares_model
 
 PLACES = ("config", "run_dir", "ckpt_path", "weights_only", "output", "return_predictions")
 """Keys of a command that say where, not what: a repeated run chooses its own."""
+LENGTHS = ("total_steps", "total_tokens", "total_seconds")
+"""Arguments of a schedule that end a run."""
 DEFAULT_CLASSES = {"model": "lit_gpt_kit.LanguageModeling", "data": "lit_gpt_kit.TextDataModule"}
 CHECKPOINT_HELP = {
     "fit": "Go on from `last`, the run's last checkpoint, or from a checkpoint or run folder.",
@@ -167,12 +170,17 @@ class TrainingCLI(LightningCLI):
         self.run_dir, checkpoint = choose_run(
             self.command, self.run_name, settings.run_dir, settings.ckpt_path
         )
+        self._says_checkpoint = checkpoint is not None and not (
+            settings.ckpt_path and is_obvious(settings.ckpt_path, checkpoint)
+        )
         self._run_dir_is_new = not self.run_dir.exists() or not any(self.run_dir.iterdir())
         settings.ckpt_path = None if checkpoint is None else str(checkpoint)
         settings.weights_only = True
         if settings.trainer.precision == "auto":
             # The run folder's config.yaml holds the choice, so that it repeats the run anywhere.
             self._choose_precision(settings.trainer)
+        if _ends_by_its_schedule(settings):
+            settings.trainer.max_epochs = -1  # Lightning would end it after 1000
         if self.command == "predict":
             settings.return_predictions = False  # they are written; nobody is there to take them
         step = 0 if checkpoint is None else self._check(checkpoint)
@@ -214,7 +222,7 @@ class TrainingCLI(LightningCLI):
         except (ValueError, ModuleNotFoundError, MisconfigurationException) as error:
             # The parser makes one ValueError of whatever a constructor raises.
             self._forget_run_folder()
-            raise InputError(one_line(str(error), [])) from error
+            raise InputError(reword(str(error)) or one_line(str(error), [])) from error
         if self._needs_pretrained and getattr(self.model, "pretrained", None) is None:
             self._forget_run_folder()
             raise InputError("--ckpt_path pretrained: set model.init_args.pretrained, the model")
@@ -270,6 +278,8 @@ class TrainingCLI(LightningCLI):
         if self._precision and self.trainer.is_global_zero:
             print(f"precision: {self._precision}")
         if self.command != "fit":
+            if self._says_checkpoint and self.trainer.is_global_zero:
+                print(f"checkpoint: {self.config[self.command].ckpt_path}")
             self._begin_run_folder()
         elif self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
@@ -283,8 +293,13 @@ class TrainingCLI(LightningCLI):
             self._say_how_to_continue()
             self._forget_run_folder()
             return
-        except (ValueError, MisconfigurationException) as error:
+        except (ValueError, MisconfigurationException, RuntimeError) as error:
             self._forget_run_folder()
+            known = _comes_from_lightning(error) and reword(str(error))
+            if known:
+                raise InputError(known) from error
+            if isinstance(error, RuntimeError):
+                raise
             if isinstance(error, InputError) or _comes_from_lightning(error):
                 raise InputError(str(error)) from error
             raise
@@ -349,7 +364,17 @@ class TrainingCLI(LightningCLI):
             for writer in (c for c in callbacks if isinstance(c, PredictionWriter)):
                 if not writer.num_rows:
                     raise InputError("there is nothing to predict; name it as predict_sources")
-                print(f"written to {writer.path}, {writer.num_rows:,} rows")
+                files = ", ".join(map(str, writer.paths))
+                in_first = " in the first" if len(writer.paths) > 1 else ""
+                print(f"written to {files}, {writer.num_rows:,} rows{in_first}")
+
+
+def _ends_by_its_schedule(settings: Any) -> bool:
+    """Whether it is the schedule alone that says how long a run is."""
+    trainer, arguments = settings.trainer, settings.model.get("init_args") or {}
+    is_open = (trainer.max_steps, trainer.max_epochs, trainer.max_time) == (-1, None, None)
+    schedule = (arguments.get("lr_schedule") or {}).get("init_args") or {}
+    return is_open and any(schedule.get(name) for name in LENGTHS)
 
 
 def _has_summary(callbacks: list[Any]) -> bool:
@@ -376,6 +401,7 @@ def quieten_libraries() -> None:
         ".*LeafSpec.*",  # a deprecation inside Lightning
         ".*callbacks used to create the checkpoint need to be provided.*",
         ".*Couldn't infer the batch indices.*",  # our rows need none
+        ".*The dirpath has changed from.*",  # as where a run goes on in another folder
         ".*Checkpoint directory .* exists and is not empty.*",  # as it is when a run goes on
     )
     for message in noise:

@@ -224,7 +224,7 @@ class DataModule(LightningDataModule):
         repeats = bool(getattr(trainer, "overfit_batches", 0))
         if not repeats or trainer.num_training_batches == inf:
             return step
-        return step % (trainer.num_training_batches // self.batches_per_step)
+        return step % int(trainer.num_training_batches // self.batches_per_step)
 
     def _rank(self) -> tuple[int, int]:
         """The number of this rank among those that share the rows of a batch, and their number."""

@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 from lit_gpt_kit.data.batch_warmup import BatchWarmup
 from lit_gpt_kit.data.order import Numbers, row_starts, rows_per_epoch
 from lit_gpt_kit.data.packing import Batch, TokenStream, pack_rows
+from lit_gpt_kit.data.row_loader import FILLER
 
 
 class TrainLoader:
@@ -95,7 +97,8 @@ class TrainLoader:
 class EvalLoader:
     """Every token of a stream once, in order, each but the first as a target.
 
-    All ranks get the same number of batches; where rows run out, rows without targets fill up.
+    All ranks get the same number of batches; where rows run out, rows without targets fill up. A
+    batch has the numbers of its rows as `row`; those of fillers are -1.
     """
 
     def __init__(
@@ -113,12 +116,18 @@ class EvalLoader:
         self.isolate_documents = isolate_documents
         self.rank, self.num_ranks = rank, num_ranks
 
+    @property
+    def _num_rows(self) -> int:
+        return max(0, -(-(self.stream.num_tokens - 1) // self.block_size))
+
     def __len__(self) -> int:
-        num_rows = -(-(self.stream.num_tokens - 1) // self.block_size)
-        return max(0, -(-num_rows // (self.batch_size * self.num_ranks)))
+        return -(-self._num_rows // (self.batch_size * self.num_ranks))
 
     def __iter__(self) -> Iterator[Batch]:
         for number in range(len(self)):
             first_row = (number * self.num_ranks + self.rank) * self.batch_size
-            starts = np.arange(first_row, first_row + self.batch_size) * self.block_size
-            yield pack_rows(self.stream, starts, self.block_size, self.isolate_documents)
+            rows = np.arange(first_row, first_row + self.batch_size)
+            starts = rows * self.block_size
+            batch = pack_rows(self.stream, starts, self.block_size, self.isolate_documents)
+            numbers = np.where(rows < self._num_rows, rows, FILLER)
+            yield {**batch, "row": torch.from_numpy(numbers)}

@@ -139,10 +139,12 @@ class TextDataModule(DataModule):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """That of every data module, and how many rows a step reads at first."""
+        """That of every data module, and how the rows of a step grow."""
         identity = super().identity
         order, warmup = identity["order"], self.batch_warmup
         order["rows_at_first"] = order["rows_per_step"] if warmup is None else warmup.start
+        grows = warmup is not None and warmup.start < order["rows_per_step"]
+        order["batch_warmup.steps"] = warmup.steps if warmup is not None and grows else 0
         return identity
 
     def training_content(self) -> tuple[str, list[Any]]:

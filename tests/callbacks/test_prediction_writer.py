@@ -54,10 +54,12 @@ def test_each_rank_has_a_file(tmp_path: Path, rank: int, name: str) -> None:
     agreed = tmp_path / "out.jsonl"
     strategy = SimpleNamespace(broadcast=lambda path: agreed)  # the first rank's path
     writer = PredictionWriter(tmp_path / "another second" / "out.jsonl")
-    trainer = SimpleNamespace(global_rank=rank, strategy=strategy)
+    trainer = SimpleNamespace(global_rank=rank, world_size=4, strategy=strategy)
     writer.setup(trainer, None, "predict")
     writer.write_on_batch_end(trainer, None, {"a": torch.tensor([1, 2])}, None, None, 0, 0)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+    names = ["out.jsonl", "out-1.jsonl", "out-2.jsonl", "out-3.jsonl"]
+    assert [path.name for path in writer.paths] == names  # which are said
     assert (tmp_path / name).read_text() == '{"a": 1}\n{"a": 2}\n'
 
 
@@ -126,9 +128,29 @@ def test_rows_as_they_come_as_a_table(tmp_path: Path) -> None:
     assert [line["text"] for line in lines] == batch_of(5, 0, 3, 1, -1, 4, 2, -1)["text"]
 
 
+def test_a_numbered_row_waits_for_those_before_it_alone(tmp_path: Path) -> None:
+    """So that rows in order, as those of text, take no memory; and the file appears when whole."""
+    waiting: list[list[int]] = []
+
+    class Look(PredictionWriter):
+        def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+            super().on_predict_batch_end(*args, **kwargs)
+            waiting.append(sorted(self._numbered))
+            assert not self.path.exists()
+
+    writer = Look(tmp_path / "out.jsonl")
+    trainer = make_trainer(tmp_path, 1, callbacks=[writer])
+    batches = [batch_of(0, 1), batch_of(2, 4), batch_of(3, -1), batch_of(7, 5)]
+    trainer.predict(Labels(), DataLoader(batches, batch_size=None), return_predictions=False)
+    assert waiting == [[], [4], [], [7]]
+    rows = [json.loads(line)["row"] for line in writer.path.read_text().splitlines()]
+    assert rows == [0, 1, 2, 3, 4, 5, 7]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
 def test_ranks_write_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two ranks, each with its share of the rows."""
-    shares: list[list[dict[str, Any]]] = []
+    shares: list[dict[int, dict[str, Any]]] = []
     writers = []
     for rank, numbers in enumerate([(4, 0, -1), (1, 3, 2)]):
         writer = PredictionWriter(tmp_path / "out.jsonl")

@@ -180,6 +180,42 @@ def test_the_checkpoint_of_a_run_folder(tmp_path: Path, names: list[str], chosen
     assert find_checkpoint(tmp_path) == tmp_path / "checkpoints" / chosen
 
 
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_the_best_of_a_configured_model_checkpoint(tmp_path: Path, is_moved: bool) -> None:
+    """Whose file's name holds a metric's, and with it a folder."""
+    folder = tmp_path / "run" / "checkpoints"
+    best = folder / "step=2-val" / "loss=3.86.ckpt"
+    states = {
+        "LastCheckpoint": {},
+        "ModelCheckpoint{'monitor': None}": {
+            "monitor": None,
+            "best_model_path": str(folder / "step=9.ckpt"),
+            "dirpath": str(folder),
+        },
+        "ModelCheckpoint{'monitor': 'val/loss'}": {
+            "monitor": "val/loss",
+            "best_model_path": str(best),
+            "dirpath": str(folder),
+        },
+    }
+    make_files(folder, "step=9.ckpt")
+    make_files(best.parent, best.name)
+    torch.save({"callbacks": states}, folder / "last.ckpt")
+    run = tmp_path / "run"
+    if is_moved:
+        run, best = tmp_path / "moved", tmp_path / "moved" / best.relative_to(run)
+        (tmp_path / "run").rename(run)
+    assert find_checkpoint(run) == best
+    best.unlink()
+    assert find_checkpoint(run) == run / "checkpoints" / "last.ckpt"
+
+
+def test_the_newest_may_lie_in_a_folder_that_its_name_makes(tmp_path: Path) -> None:
+    make_files(tmp_path / "checkpoints" / "step=2-val", "loss=3.86.ckpt")
+    expected = tmp_path / "checkpoints" / "step=2-val" / "loss=3.86.ckpt"
+    assert find_checkpoint(tmp_path) == expected
+
+
 def test_a_file_is_its_own_checkpoint(tmp_path: Path) -> None:
     make_files(tmp_path / "checkpoints", "best.ckpt", "step=5.ckpt")
     path = tmp_path / "checkpoints" / "step=5.ckpt"

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from tests.command import run
@@ -75,6 +76,8 @@ def tokens(total: int) -> tuple[str, ...]:
 def test_a_run_of_so_many_tokens(project: Path, stop: int) -> None:
     out = fit(project, *tokens(64 * 7), "--run_dir=through")
     assert "training: 448 tokens, 32-true on cpu" in out
+    config = yaml.safe_load((project / "through" / "config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == -1  # where Lightning would end it after 1000
     parts = (*tokens(64 * 7), "--run_dir=parts")
     fit(project, *parts, f"--trainer.max_steps={stop}")
     fit(project, *parts, "--ckpt_path=last")

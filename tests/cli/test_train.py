@@ -306,7 +306,34 @@ def test_measures_the_best_checkpoint(
     assert set(metrics) == {f"{split}/{name}" for name in ("loss", "perplexity", "bits_per_byte")}
     assert metrics[f"{split}/loss"] == pytest.approx(best, rel=1e-6)
     assert float(said(result, f"{split}/loss")) == pytest.approx(best, abs=1e-4)
-    assert f"written to runs/tiny/{finished.run_dir.name}/{command}.json" in result.out
+    name = f"runs/tiny/{finished.run_dir.name}"
+    assert f"checkpoint: {name}/checkpoints/best.ckpt" in result.out.splitlines()
+    assert f"written to {name}/{command}.json" in result.out
+
+
+def test_measures_the_best_of_a_configured_model_checkpoint(project: Path) -> None:
+    """Whose files are named otherwise, and whose best one is not the last."""
+    options = {"monitor": "val/loss", "save_top_k": 2, "filename": "{step}-{val/loss:.3f}"}
+    config = yaml.safe_load((project / "tiny.yaml").read_text())
+    kind = "lightning.pytorch.callbacks.ModelCheckpoint"
+    config["trainer"]["callbacks"] = [{"class_path": kind, "init_args": options}]
+    config["model"]["init_args"]["optimizer"]["init_args"]["lr"] = 3.0
+    config["model"]["init_args"]["lr_schedule"] = None
+    (project / "tiny.yaml").write_text(yaml.safe_dump(config))
+    logger = "--trainer.logger=lightning.pytorch.loggers.CSVLogger"
+    result = run(project, *FIT, "--run_dir=one", logger, "--trainer.logger.save_dir=logs")
+    assert result.status == 0, result.err
+    rows = read_metrics(project / "one")
+    best = min(row["val/loss"] for row in rows if row["val/loss"] > 0)
+    assert rows[2]["val/loss"] == best
+    names = sorted(str(path.relative_to(project)) for path in project.rglob("*.ckpt"))
+    (file,) = (name for name in names if f"loss={best:.3f}" in name)
+    result = run(project, "validate", "--config", "tiny.yaml", "--ckpt_path=one", "--run_dir=two")
+    assert float(said(result, "val/loss")) == pytest.approx(best, abs=1e-4)
+    assert f"checkpoint: {file}" in result.out.splitlines()
+    assert result.err == ""
+    written = run(project, "generate", "one", "--prompt=the", "--max_new_tokens=2")
+    assert written.err == f"model: {file}\n"
 
 
 def test_results_go_where_they_are_told(copied: Path) -> None:
@@ -323,7 +350,8 @@ def test_predictions_are_the_tasks_own(copied: Path, finished: FinishedRun) -> N
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     num_val = 40 * len(TEXT) + 1 - int((40 * len(TEXT) + 1) * 0.9)
     num_rows = -(-(num_val - 1) // 16)
-    assert len(rows) == -(-num_rows // 4) * 4  # whole batches
+    assert [row["row"] for row in rows] == list(range(num_rows))  # and none that fills a batch
+    assert f"written to {path.relative_to(copied)}, {num_rows} rows" in result.out
 
     text = (TEXT * 40).encode()
     ids = [*text, 256][-num_val:][16:33]

@@ -288,7 +288,11 @@ def test_wrong_type_or_choice(place: str, value: Any, complaint: str, project: P
             0,
             "trainer.accumulate_grad_batches=0 must be at least 1",
         ),
-        ("trainer.limit_val_batches", -3, "You have passed invalid value -3 for limit_val_batches"),
+        (
+            "trainer.limit_val_batches",
+            -3,
+            "trainer.limit_val_batches=-3 must be a share from 0.0 to 1.0, or a number of",
+        ),
     ],
 )
 def test_value_out_of_range(place: str, value: Any, complaint: str, project: Path) -> None:
@@ -328,7 +332,8 @@ def test_nothing_to_train_on(project: Path) -> None:
         ("--trainer.accelerator=nonesuch", ["nonesuch", "cpu", "cuda"]),
         ("--trainer.accelerator=tpu", ["torch_xla"]),
         ("--trainer.devices=0", ["devices='0'", "cpu"]),
-        ("--trainer.strategy=nonesuch", ["strategy='nonesuch'", "ddp"]),
+        ("--trainer.strategy=nonesuch", ["strategy='nonesuch' is no strategy; known: auto, "]),
+        ("--trainer.strategy=dpp", ["trainer.strategy='dpp' is no strategy; did you mean 'ddp'?"]),
     ],
 )
 def test_device_that_is_not_there(flag: str, words: list[str], project: Path) -> None:

@@ -142,10 +142,11 @@ def test_refuses_to_grow_from_nothing(start: int, steps: int, said: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("warmup", "rows"), [(None, 24), (BatchWarmup(6, 5), 6), (BatchWarmup(24, 5), 24)]
+    ("warmup", "rows", "steps"),
+    [(None, 24, 0), (BatchWarmup(6, 5), 6, 5), (BatchWarmup(24, 5), 24, 0)],
 )
-def test_checkpoints_remember_how_many_rows_are_read_at_first(
-    warmup: BatchWarmup | None, rows: int, tmp_path: Path
+def test_checkpoints_remember_how_rows_grow(
+    warmup: BatchWarmup | None, rows: int, steps: int, tmp_path: Path
 ) -> None:
     (tmp_path / "poem.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 60)
     data = TextDataModule(
@@ -166,3 +167,4 @@ def test_checkpoints_remember_how_many_rows_are_read_at_first(
     data.setup("fit")
     order = data.identity["order"]
     assert (order["rows_per_step"], order["rows_at_first"]) == (24, rows)
+    assert order["batch_warmup.steps"] == steps

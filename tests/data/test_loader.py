@@ -175,6 +175,8 @@ def test_evaluation_covers_every_target_once(
     assert sorted(targets) == list(range(1, num_tokens))
     # No batch of which all ranks' rows are mere filling.
     needed = -(-max(0, num_tokens - 1) // block_size)
+    numbers = [n for of_rank in batches for batch in of_rank for n in batch["row"].tolist()]
+    assert sorted(n for n in numbers if n != -1) == list(range(needed))
     assert len(ranks[0]) == -(-needed // (batch_size * num_ranks))
 
 
@@ -183,3 +185,4 @@ def test_evaluation_is_in_order(make_stream: MakeStream) -> None:
     rows = torch.cat([batch["input_ids"] for batch in loader]).flatten()
     assert rows[:50].tolist() == list(range(50))
     assert rows[50:].tolist() == [0] * (len(rows) - 50)
+    assert [batch["row"].tolist() for batch in loader] == [[0, 1], [2, 3], [4, 5], [6, -1]]
