@@ -19,6 +19,7 @@ from lit_gpt_kit.cli.generate import _parser as generate_parser
 from lit_gpt_kit.cli.main import COMMANDS, DONE, FAULT, INTERRUPTED, WRONG_INPUT
 from lit_gpt_kit.cli.merge import _parser as merge_parser
 from lit_gpt_kit.cli.models import _parser as models_parser
+from lit_gpt_kit.cli.report import _parser as report_parser
 from lit_gpt_kit.data.documents import FORMATS
 from lit_gpt_kit.data.sources import BUILTINS
 from lit_gpt_kit.model.config import MLPKind, NormKind, PositionKind
@@ -71,7 +72,8 @@ def flags_in(text: str) -> set[str]:
 def test_commands() -> None:
     training = {"fit", "validate", "test", "predict"}
     others = {"generate", "chat", "tokenizer", "export", "merge", "models", "inspect-data", "tune"}
-    assert training | others | {"sweep"} <= set(COMMANDS)
+    others |= {"plan", "sweep", "report"}
+    assert training | others <= set(COMMANDS)
 
 
 def test_exit_statuses() -> None:
@@ -134,6 +136,13 @@ def test_flags_of_tune(tmp_path: Path) -> None:
 def test_flags_of_sweep(tmp_path: Path) -> None:
     flags = flags_in(run(tmp_path, "sweep", "--help").out)
     assert flags >= {"config", "vary", "method", "metric", "runs", "output"}
+
+
+def test_flags_of_report(tmp_path: Path) -> None:
+    text = run(tmp_path, "report", "--help").out
+    assert flags_in(text) >= {"output", "format", "title"}
+    positional = [a.dest for a in report_parser()._actions if not a.option_strings]
+    assert positional == ["run_dirs"]
 
 
 def test_sources() -> None:

@@ -1,6 +1,7 @@
 """What an offline W&B run left behind: what `wandb sync` would upload."""
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from wandb.proto.wandb_internal_pb2 import Record
 
 from lit_gpt_kit.loggers.wandb_file import read_records
+
+SECONDS_TO_WRITE = 10
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,10 @@ class OfflineRun:
     @property
     def records(self) -> list[Record]:
         return [Record.FromString(record) for record in read_records(self.path)]
+
+    @property
+    def is_whole(self) -> bool:
+        return any(record.WhichOneof("record_type") == "exit" for record in self.records)
 
     @property
     def run(self) -> Any:
@@ -72,8 +79,13 @@ class OfflineRun:
 
 
 def offline_runs(run_dir: Path) -> list[OfflineRun]:
-    """The offline runs of a run folder, the oldest first."""
-    return [OfflineRun(path) for path in sorted(run_dir.glob("wandb/offline-run-*/*.wandb"))]
+    """The offline runs of a run folder, the oldest first, once they are wholly written."""
+    runs = [OfflineRun(path) for path in sorted(run_dir.glob("wandb/offline-run-*/*.wandb"))]
+    deadline = time.monotonic() + SECONDS_TO_WRITE
+    # W&B's service writes the end of a file after `finish` has come back.
+    while not all(run.is_whole for run in runs) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return runs
 
 
 def _values(items: Any) -> dict[str, Any]:

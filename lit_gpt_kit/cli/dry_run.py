@@ -7,21 +7,17 @@ from lightning.pytorch.cli import LightningCLI
 
 from lit_gpt_kit.cli.train import TrainingCLI
 
-NO_TRAINING = {
-    "accelerator": "cpu",
-    "strategy": "auto",
-    "devices": 1,
-    "num_nodes": 1,
-    "precision": "32-true",
-    "plugins": None,
-    "profiler": None,
+LEAVES_NOTHING = {
     "callbacks": [],
     "logger": False,
     "enable_checkpointing": False,
+    "profiler": None,
     "barebones": False,
 }
-"""Of a configuration for training: what a machine without its devices does not have, and what
-would leave files."""
+"""Of a configuration for training: what would leave files, or measure what is no training."""
+ONE_DEVICE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "plugins": None}
+"""What is there wherever the configuration would train."""
+NO_TRAINING = {**LEAVES_NOTHING, **ONE_DEVICE, "accelerator": "cpu", "precision": "32-true"}
 
 
 class DryCLI(TrainingCLI):
@@ -29,24 +25,10 @@ class DryCLI(TrainingCLI):
 
     Args:
         arguments: those of `fit`, and the command's own.
-
-    Attributes:
-        name: of the command.
-        description: what its help says.
     """
-
-    name = ""
-    description = ""
 
     def __init__(self, arguments: list[str]) -> None:
         super().__init__("fit", arguments)
-
-    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """That of `fit`, under the name of this command."""
-        super().setup_parser(*args, **kwargs)
-        parser = self._parser(self.command)
-        parser.prog = f"lit-gpt {self.name}"
-        parser.description = self.description
 
     def before_instantiate_classes(self) -> None:
         """No run folder, and nothing that only training needs."""

@@ -75,7 +75,8 @@ class Narrator(Callback):
         if standing := describe_standing(trainer, self.run_dir):
             print(f"\n{standing}")
         run_dir = shlex.quote(str(self.run_dir))
-        print(f"\nnext: {_next_command(trainer, pl_module, run_dir)}")
+        command = _next_command(trainer, pl_module, run_dir)  # may print a sample
+        print(f"\ncurves: lit-gpt report {run_dir}\nnext: {command}")
 
 
 def _describe_model(module: LightningModule) -> str:

@@ -32,7 +32,9 @@ def run(command: str, arguments: list[str]) -> int:
     write_atomically(output, render_page(runs, title) if is_page else render_picture(runs, title))
     for one in runs:
         print(_describe(one))
-    print(f"written to {output} ({output.stat().st_size / 2**20:.1f} MiB)")
+    here = Path.cwd()
+    shown = output.relative_to(here) if output.is_relative_to(here) else output
+    print(f"written to {shown} ({output.stat().st_size / 2**20:.1f} MiB)")
     print(f"next: open {output.resolve().as_uri()} in a browser")
     return 0
 

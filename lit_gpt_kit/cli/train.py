@@ -86,7 +86,11 @@ class TrainingCLI(LightningCLI):
 
     Attributes:
         exit_status: 0, or where a signal stopped the run 128 and its number: 130 for Ctrl-C.
+        name: of another command that takes the arguments of this one.
+        description: what its help says.
     """
+
+    name = description = ""
 
     def __init__(self, command: str, arguments: list[str]) -> None:
         self.command = command
@@ -149,8 +153,10 @@ class TrainingCLI(LightningCLI):
     def setup_parser(self, *args: Any, **kwargs: Any) -> None:
         """Lightning's, with what --ckpt_path means here."""
         super().setup_parser(*args, **kwargs)
-        actions = self._parser(self.command)._actions
-        choice = next(action for action in actions if action.dest == "ckpt_path")
+        parser = self._parser(self.command)
+        if self.name:
+            parser.prog, parser.description = f"lit-gpt {self.name}", self.description
+        choice = next(action for action in parser._actions if action.dest == "ckpt_path")
         choice.help = CHECKPOINT_HELP.get(self.command, CHECKPOINT_HELP["else"])
 
     def _parse_ckpt_path(self) -> None:

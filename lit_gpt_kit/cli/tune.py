@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_gpt_kit.callbacks.rate_sweep import RateSweep, smooth, suggest_factors
 from lit_gpt_kit.cli.defaults import progress
+from lit_gpt_kit.cli.dry_run import LEAVES_NOTHING
 from lit_gpt_kit.cli.parsing import without
 from lit_gpt_kit.cli.train import TrainingCLI, quieten_libraries
 from lit_gpt_kit.cli.tune_batch import find_largest, restrict_to_one_device
@@ -21,9 +22,7 @@ from lit_gpt_kit.files import write_atomically
 OWN = ("find", "lowest", "highest", "num_steps", "memory", "longest_step")
 """Flags that `fit` does not have."""
 NO_TRAINING = {
-    "callbacks": [],
-    "logger": False,
-    "enable_checkpointing": False,
+    **LEAVES_NOTHING,
     "max_epochs": -1,
     "max_time": None,
     "min_steps": None,
@@ -32,8 +31,6 @@ NO_TRAINING = {
     "limit_val_batches": 0,
     "num_sanity_val_steps": 0,
     "fast_dev_run": False,
-    "profiler": None,
-    "barebones": False,
 }
 """What would end a trial early, measure in it, or leave files."""
 PIXELS_PER_INCH = 110
@@ -52,18 +49,14 @@ class TuningCLI(TrainingCLI):
         arguments: those of `fit`, and what to find.
     """
 
+    name = "tune"
+    description = (
+        "Finds a learning rate, or the largest micro-batch that fits the memory, for a "
+        "configuration of `lit-gpt fit`. Says what to run next."
+    )
+
     def __init__(self, arguments: list[str]) -> None:
         super().__init__("fit", arguments)
-
-    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-        """That of `fit`, under the name of this command."""
-        super().setup_parser(*args, **kwargs)
-        parser = self._parser(self.command)
-        parser.prog = "lit-gpt tune"
-        parser.description = (
-            "Finds a learning rate, or the largest micro-batch that fits the memory, for a "
-            "configuration of `lit-gpt fit`. Says what to run next."
-        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what to find, and how."""

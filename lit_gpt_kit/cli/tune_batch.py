@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_gpt_kit.cli.dry_run import ONE_DEVICE
 from lit_gpt_kit.cli.models import GIB, parse_memory
 from lit_gpt_kit.errors import InputError
 
@@ -25,7 +26,6 @@ KILLED = -9
 MOST_ROWS = 2**16
 SHARE_OF_FREE = 0.9
 CONTAINER = Path("/sys/fs/cgroup")
-ONE_DEVICE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "plugins": None}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.loggers.run_facts import read_run
 
 MOST_HASHED_BYTES = 2**26
-"""Weights without a seal of at most so many bytes are hashed; it takes some hundredths of a second."""
+"""Weights without a seal are hashed up to so many bytes, which takes hundredths of a second."""
 
 
 def describe_lineage(

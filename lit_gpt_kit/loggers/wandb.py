@@ -86,6 +86,7 @@ class WandbRun(WandbLogger):
         self._module: LightningModule | None = None
         self._sent = LastRows()
         self._next_row: int | None = None
+        self._numbers: dict[str, tuple[int, float]] = {}
         self._best: dict[str, float] = {}
         self._tables: dict[str, tuple[Any, int, int]] = {}
 
@@ -182,7 +183,12 @@ class WandbRun(WandbLogger):
     def _arguments(self, said: Any) -> dict[str, Any]:
         """Of `wandb.init`: what was given, else what W&B was told, else our defaults."""
         arguments: dict[str, Any] = {"dir": str(self._run_dir), "resume": "allow"}
-        of_settings = {"name": "run_name", "group": "run_group", "tags": "run_tags", "job_type": "run_job_type"}
+        of_settings = {
+            "name": "run_name",
+            "group": "run_group",
+            "tags": "run_tags",
+            "job_type": "run_job_type",
+        }
         for name, default in self._defaults.items():
             if getattr(said, of_settings.get(name, name)) is None:
                 arguments[name] = default
@@ -216,11 +222,12 @@ class WandbRun(WandbLogger):
             step: Lightning's, which counts the steps before the one that is done.
         """
         number = self._number(step)
-        new = {name: value for name, value in metrics.items() if not self._was_sent(number, name)}
+        new = {name: v for name, v in metrics.items() if not self._was_sent(number, name, v)}
         if not new.keys() - {"epoch"}:
             return
+        self._numbers |= {name: (number, v) for name, v in new.items() if isinstance(v, float)}
         run = self.experiment
-        run.log({STEP: number, **self._tokens(), **new}, step=self._next_row)
+        run.log({STEP: number, **self._tokens(), **new}, step=self._next_row, commit=True)
         self._next_row = None
         # W&B's own minimum starts anew when a run goes on, and puts a table where sweeps and
         # people look for the last value.
@@ -268,7 +275,10 @@ class WandbRun(WandbLogger):
         seen = getattr(self._module, "num_tokens_seen", None)
         return {} if seen is None else {TOKENS: float(seen)}
 
-    def _was_sent(self, number: int, name: str) -> bool:
+    def _was_sent(self, number: int, name: str, value: Any) -> bool:
+        # A step that was logged before its checkpoint was written is logged again.
+        if self._numbers.get(name) == (number, value):
+            return True
         if number == self._sent.step:
             if self._sent.names:
                 return name in self._sent.names

@@ -1,7 +1,7 @@
 """What an offline W&B run holds, read from its end: where a run that goes on has to go on.
 
-W&B has no reader of its own .wandb files for Python. One is a LevelDB log: blocks of 32 KiB, in them
-records or chunks of records, each behind its CRC, length and kind.
+W&B has no reader of its own .wandb files for Python. One is a LevelDB log: blocks of 32 KiB, in
+them records or chunks of records, each behind its CRC, length and kind.
 """
 
 import json

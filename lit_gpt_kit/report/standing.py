@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lit_gpt_kit.references.matching import find_reference
+from lit_gpt_kit.references.matching import find_nearest
 from lit_gpt_kit.references.reference import Reference
 from lit_gpt_kit.references.verdict import judge_run, tokens_per_step
 from lit_gpt_kit.report.run import Run
@@ -11,28 +11,38 @@ from lit_gpt_kit.report.run import Run
 
 @dataclass(frozen=True)
 class Standing:
-    """A run's reference, and a sentence on where the run lies beside it."""
+    """What a reference says of a run.
+
+    Attributes:
+        run: the run.
+        reference: what it is compared with; None where what differs forbids it.
+        sentence: where the run lies beside it, or what differs.
+    """
 
     run: Run
-    reference: Reference
+    reference: Reference | None
     sentence: str
 
 
 def find_standings(runs: Sequence[Run]) -> list[Standing]:
-    """Those of the runs that have a reference."""
+    """Those of the runs that have a reference, or nearly have one."""
     return [standing for run in runs if (standing := _find_standing(run)) is not None]
 
 
 def references_of(standings: Sequence[Standing]) -> list[Reference]:
     """Their references, each once."""
-    return list({standing.reference.name: standing.reference for standing in standings}.values())
+    found = (standing.reference for standing in standings)
+    return list({reference.name: reference for reference in found if reference}.values())
 
 
 def _find_standing(run: Run) -> Standing | None:
     fingerprint = run.facts.get("data_fingerprint")
     rows = list(run.metrics.rows.values())
-    reference = find_reference(run.config, fingerprint, tokens_per_step(rows))
-    verdict = None if reference is None else judge_run(run.config, fingerprint, rows)
-    if reference is None or verdict is None:
+    nearest = find_nearest(run.config, fingerprint, tokens_per_step(rows))
+    if nearest is None:
         return None
-    return Standing(run, reference, str(verdict))
+    reference, differences = nearest
+    if differences:
+        return Standing(run, None, f"no reference to compare with: {'; '.join(differences)}")
+    verdict = judge_run(run.config, fingerprint, rows)
+    return None if verdict is None else Standing(run, reference, str(verdict))

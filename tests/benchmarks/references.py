@@ -68,12 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(config: Path, seed: int, run_dir: Path, given: Sequence[str]) -> None:
-    """Train with a seed, unless that was done before."""
+    """Train with a seed, or go on where that was stopped, unless it is done."""
     if (run_dir / FINISHED).exists():
         return
     print(f"seed {seed}", flush=True)
     command = ["lit-gpt", "fit", "--config", str(config), *given, f"--seed_everything={seed}"]
     command += [f"--run_dir={run_dir}", "--trainer.logger=[]"]
+    if (run_dir / "checkpoints" / "last.ckpt").exists():
+        command.append("--ckpt_path=last")
     subprocess.run([str(Path(sys.executable).with_name(command[0])), *command[1:]], check=True)
     (run_dir / FINISHED).touch()
 

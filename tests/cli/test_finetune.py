@@ -64,8 +64,10 @@ def test_run_says_what_it_does_and_what_comes_next(finetuning: Path) -> None:
     assert result.status == 0, result.err
     lines = result.out.splitlines()
     assert "parameters, 6,048 of them trained: 3 layers" in lines[0]  # adapters, and 3 x 32
-    assert "32 rows to train on, 8 to validate on, one of 3 labels, from rows.jsonl" in lines[1]
+    assert lines[1].strip().startswith("parts: MLP ")
+    assert "32 rows to train on, 8 to validate on, one of 3 labels, from rows.jsonl" in lines[2]
     run_dir = only_run(finetuning, "classify").relative_to(finetuning)
+    assert lines[-2] == f"curves: lit-gpt report {run_dir}"
     assert lines[-1] == (
         f"next: lit-gpt predict --config {run_dir}/config.yaml --ckpt_path {run_dir} "
         "--data.predict_sources='[FILE]'"

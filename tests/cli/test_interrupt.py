@@ -176,7 +176,7 @@ def test_under_slurm_with_requeueing_lightning_answers(project: Path) -> None:
     from lightning.pytorch import Trainer
 
     from lit_gpt_kit.callbacks.last_checkpoint import LastCheckpoint
-    from lit_gpt_kit.cli.interrupt import StopOnInterrupt
+    from lit_gpt_kit.cli.interrupt import BROADCAST, StopOnInterrupt
 
     stop = StopOnInterrupt(LastCheckpoint(project))
     before = signal.getsignal(signal.SIGUSR1)
@@ -187,6 +187,8 @@ def test_under_slurm_with_requeueing_lightning_answers(project: Path) -> None:
         try:
             stop.on_train_start(trainer, None)  # type: ignore[arg-type]
             assert (signal.getsignal(signal.SIGUSR1) == before) == requeues
+            # Its loop asks all ranks before each micro-batch, unless it answers the signal.
+            assert (BROADCAST in vars(trainer.fit_loop.epoch_loop)) == (not requeues)
         finally:
             signal.signal(signal.SIGUSR1, before)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

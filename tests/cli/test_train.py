@@ -404,7 +404,7 @@ def test_configured_logger_stands_beside_metrics_csv(project: Path) -> None:
 def test_no_logger_logs_nothing(project: Path) -> None:
     assert run(project, *FIT, "--trainer.logger=false").status == 0
     names = sorted(path.name for path in only_run(project).iterdir())
-    assert names == ["checkpoints", "config.yaml", "samples.md"]
+    assert names == ["checkpoints", "config.yaml", "run.json", "samples.md"]
 
 
 def test_strategy_of_lightning_drops_in(project: Path) -> None:

@@ -82,18 +82,13 @@ def test_a_run_that_goes_on_is_the_same_run(project: Path, parts: list[OfflineRu
     assert counts == list(range(len(counts)))  # which W&B would begin at 0 again
 
 
-def test_name_group_and_tags(project: Path, parts: list[OfflineRun]) -> None:
+def test_name_group_and_tags(parts: list[OfflineRun]) -> None:
     who = parts[0].run
-    assert (who.display_name, who.run_group) == (f"{project.name}/one", project.name) or (
-        who.display_name,
-        who.run_group,
-    ) == ("tiny/one", "tiny")
+    assert (who.display_name, who.run_group) == ("tiny/one", "tiny")
     assert (who.project, who.job_type, list(who.tags)) == ("lit-gpt", "fit", ["LanguageModeling"])
 
 
-def test_config_is_the_resolved_one_with_the_facts(
-    project: Path, parts: list[OfflineRun]
-) -> None:
+def test_config_is_the_resolved_one_with_the_facts(project: Path, parts: list[OfflineRun]) -> None:
     config, record = parts[1].config, read_run(project / "one")
     resolved = yaml.safe_load((project / "one" / "config.yaml").read_text())
     assert {key: config[key] for key in resolved} == resolved
@@ -106,13 +101,12 @@ def test_config_is_the_resolved_one_with_the_facts(
     assert again["started"] >= record["started"]
 
 
-def test_summary_has_the_last_and_the_best(project: Path, parts: list[OfflineRun]) -> None:
+def test_summary_has_the_last_and_the_best(parts: list[OfflineRun]) -> None:
     losses = [loss for part in parts for _, loss in part.curve("val/loss")]
     summary = {**parts[0].summary, **parts[1].summary}
     assert summary["val/loss"] == losses[-1]
     assert summary["best/val/loss"] == min(losses)
-    assert summary["best/val/perplexity"] == min(y for p in parts for _, y in p.curve("val/perplexity"))
-    assert "best/train/lr" not in summary
+    assert not [name for name in summary if name.startswith("best/train")]
 
 
 def test_best_is_of_the_whole_run(tmp_path: Path) -> None:
@@ -130,7 +124,7 @@ def test_best_is_of_the_whole_run(tmp_path: Path) -> None:
     assert "best/val/loss" not in part.summary  # the one of the first part stays
 
 
-def test_samples_are_one_growing_table(project: Path, parts: list[OfflineRun]) -> None:
+def test_samples_are_one_growing_table(parts: list[OfflineRun]) -> None:
     tables = []
     for part in parts:
         for _, table in part.curve("samples"):
@@ -317,7 +311,7 @@ class Failing(BaseHTTPRequestHandler):
         self.send_response(500)
         self.end_headers()
 
-    do_GET = do_POST
+    do_GET = do_POST  # noqa: N815
 
     def log_message(self, *args: Any) -> None:
         pass
@@ -355,3 +349,31 @@ def test_without_network_the_run_is_offline(
     wandb.teardown()
     (part,) = offline_runs(tmp_path)
     assert part.curve("val/loss") == [(0, 1.0)]
+
+
+@pytest.mark.slow
+def test_pictures_of_a_classifier_and_given_settings(tmp_path: Path) -> None:
+    project = write_project(tmp_path)
+    rows = [{"text": ("bad ", "good ")[i % 2] * 4, "label": "ab"[i % 2]} for i in range(60)]
+    (project / "input.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = (project / "tiny.yaml").read_text().replace("input.txt", "input.jsonl")
+    config = config.replace("LanguageModeling", "SequenceClassification")
+    config = config.replace("TextDataModule", "ClassificationDataModule")
+    (project / "tiny.yaml").write_text(config.replace("block_size: 16", "block_size: 64"))
+    flags = (
+        "--trainer.logger=lit_gpt_kit.loggers.wandb.WandbRun",
+        "--trainer.logger.log_model=true",
+        "--trainer.logger.tags=[mine]",
+        "--trainer.callbacks+=lit_gpt_kit.callbacks.gradient_norms.GradientNorms",
+    )
+    result = run(project, *FIT, *flags)
+    assert result.status == 0, result.err
+    (part,) = offline_runs(project / "one")
+    validations = [x for x, _ in part.curve("val/accuracy")]
+    assert len(validations) == 2
+    for name in ("roc", "precision_recall", "confusion", "calibration"):
+        assert [x for x, _ in part.curve(f"val/{name}")] == validations
+    assert part.summary["best/val/accuracy"] == max(y for _, y in part.curve("val/accuracy"))
+    assert len(part.curve("train/grad_norm/attention")) == 6
+    assert list(part.run.tags) == ["mine"]
+    assert [artifact.type for artifact in part.artifacts] == ["config"]  # no weights offline

@@ -7,6 +7,7 @@ import wandb
 
 from lit_gpt_kit.loggers import wandb_file
 from lit_gpt_kit.loggers.wandb_file import STEP, LastRows, read_last_rows, read_records
+from tests.wandb_file import offline_runs
 
 
 @pytest.mark.usefixtures("fresh_wandb")
@@ -16,7 +17,7 @@ def test_last_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run.log({"train/loss": 1.0, STEP: step, "text": "long " * 60})
     run.log({"val/loss": 1.0, STEP: 399})
     run.finish()
-    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    (path,) = (part.path for part in offline_runs(tmp_path))
     assert path.stat().st_size > 4 * wandb_file.BLOCK_LENGTH
     names = {"train/loss", "val/loss", STEP, "text", "_step", "_timestamp", "_runtime"}
     expected = LastRows(399, frozenset(names), 399)
