@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Timer
 from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.steps import count_validations, validates_by_batches
 
-MEMORY_SECONDS = 60.0
+MEMORY_SECONDS = 120.0
 """About so much training time makes the pace: long enough to be steady, and short enough to forget
 a slow start."""
 FORWARD_SHARE = 1 / 3
@@ -21,7 +21,7 @@ ALMOST = 1e-6
 class TimeLeft:
     """Foretells the end of a fit by the pace since it began, or since it went on.
 
-    The pace is that of the last minute of training. The time of validations, with what is done
+    The pace is that of the last minutes of training. The time of validations, with what is done
     within them, is kept apart and added for each that is still to come, so that the end is not put
     off whenever one is due. The first batch counts for nothing: it compiles, and fills caches.
 
@@ -53,7 +53,7 @@ class TimeLeft:
         self._is_validating = False
         self._pauses: list[float] = []
         self._trained = self._uncounted = 0.0
-        # Of the last minute of training: seconds, and the steps and the share that they brought.
+        # Of the last minutes of training: seconds, and the steps and the share that they brought.
         self._seconds = self._steps = self._gained = 0.0
         self._share = self._share_of_schedule()
         self._end: float | None = None
