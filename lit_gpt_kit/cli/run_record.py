@@ -1,7 +1,5 @@
 """What is remembered of a run beside its weights: run.json, and W&B's config."""
 
-import csv
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lit_gpt_kit.loggers.lineage import describe_lineage
 from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
+from lit_gpt_kit.loggers.metrics_file import FILE, read_metrics
 from lit_gpt_kit.loggers.run_facts import collect_facts, now, read_run, write_run
 from lit_gpt_kit.loggers.wandb import WandbRun
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
@@ -42,7 +41,7 @@ class RunRecord:
         """
         for logger in loggers if isinstance(loggers, list) else []:
             if isinstance(logger, WandbRun):
-                rows = read_rows(self.run_dir / "metrics.csv")
+                rows = _read_rows(self.run_dir / FILE)
                 run_id = read_run(self.run_dir).get("wandb_id")
                 if rows and rows[-1]["step"] > self.step and self._has_other_curve(config_text):
                     rows, run_id = [], None
@@ -75,6 +74,7 @@ class RunRecord:
             "tokenizer_hash": tokenizer.fingerprint if isinstance(tokenizer, Tokenizer) else None,
             **collect_facts(),
             "num_ranks": trainer.world_size,
+            "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
         }
 
     def _lineage(self, module: Any) -> dict[str, Any]:
@@ -101,12 +101,8 @@ def go_on_with_metrics(trainer: Trainer) -> None:
             logger.go_on_after(trainer.global_step)
 
 
-def read_rows(path: Path) -> list[dict[str, float]]:
-    """The whole rows of a metrics.csv; none where there is no file."""
+def _read_rows(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    # Without its line end even a line with all its columns may lack digits.
-    lines = csv.DictReader(StringIO(text[: text.rfind("\n") + 1]))
-    whole = (line for line in lines if None not in line.values())
-    return [{name: float(value) for name, value in line.items() if value} for line in whole]
+    rows = read_metrics(path).rows.values()
+    return [{name: float(cell) for name, cell in row.items()} for row in rows]

@@ -17,7 +17,8 @@ from lit_gpt_kit.cli.parsing import without
 from lit_gpt_kit.cli.train import quieten_libraries
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
-from lit_gpt_kit.loggers.wandb import PROJECT, direction
+from lit_gpt_kit.loggers.direction import direction
+from lit_gpt_kit.loggers.wandb import PROJECT
 
 OWN = ("vary", "method", "metric", "goal", "runs", "stop_early", "output")
 """Flags that `fit` does not have."""

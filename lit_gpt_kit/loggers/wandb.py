@@ -1,6 +1,7 @@
 """The W&B run of a run folder: online for those who are logged in, offline for all others."""
 
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,28 +11,19 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
+from lit_gpt_kit.errors import InputError
+from lit_gpt_kit.loggers.direction import direction
 from lit_gpt_kit.loggers.run_facts import read_run, write_run
 from lit_gpt_kit.loggers.wandb_file import STEP, LastRows, read_last_rows
 
 PROJECT = "lit-gpt"
 TOKENS = "train/tokens"
-NETWORK_SECONDS = 8
+NETWORK_SECONDS = 6
 FINISH_SECONDS, FINISH_SECONDS_WITH_WEIGHTS = 30, 3600
 """How long the end of a run may take where the network is slow, or gone."""
 FLUSH_SECONDS = 1.0
 MOST_INCREMENTS = 50
 """W&B shows the last hundred parts of a table."""
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error")
-HIGHER_IS_BETTER = (
-    "accuracy",
-    "f1",
-    "auroc",
-    "average_precision",
-    "rouge",
-    "bleu",
-    "chrf",
-    "exact_match",
-)
 
 
 class WandbRun(WandbLogger):
@@ -156,7 +148,7 @@ class WandbRun(WandbLogger):
         }
         known = wandb.Settings.model_fields
         quiet = wandb.Settings(**{name: v for name, v in wanted.items() if name in known})
-        said = wandb.setup(quiet).settings  # by the environment, and in W&B's own files
+        said = _what_wandb_was_told(quiet)
         arguments = self._arguments(said)
         mode: str = said.mode
         if mode == "online":
@@ -166,6 +158,9 @@ class WandbRun(WandbLogger):
             except Exception as error:  # whatever it is, training goes on
                 what = type(error).__name__
                 rank_zero_warn(f"W&B cannot be reached ({what}); the run is kept offline")
+                # Its service holds the id of the run that failed, and refuses it a second time.
+                wandb.teardown()
+                wandb.setup(quiet)
             mode = "offline"
         self._sent = read_last_rows(self._run_dir / "wandb", str(arguments.get("id")))
         if self._sent.wandb_step >= 0:
@@ -194,7 +189,8 @@ class WandbRun(WandbLogger):
                 arguments[name] = default
         arguments |= {name: value for name, value in self._given.items() if value is not None}
         if said.run_id is None:
-            arguments["id"] = self._id
+            # Its own for a run that cannot be reached, too: what `wandb sync` finds is one run.
+            arguments["id"] = self._id or secrets.token_hex(8)
         return arguments
 
     def _define_axis(self) -> None:
@@ -339,11 +335,21 @@ class WandbRun(WandbLogger):
             super().after_save_checkpoint(checkpoint_callback)
 
 
-def direction(name: str) -> Callable[[float, float], float] | None:
-    """Which of two values of a metric is the better one, by its name; None where neither is."""
-    split, _, word = name.partition("/")
-    if split not in ("val", "test"):
-        return None
-    if word.startswith(HIGHER_IS_BETTER):  # f1_<label> whatever the label is called
-        return max
-    return min if any(part in word for part in LOWER_IS_BETTER) else None
+def _what_wandb_was_told(quiet: Any) -> Any:
+    """W&B's settings by the environment and its own files.
+
+    Raises:
+        InputError: it refuses one of them.
+    """
+    import wandb
+    from pydantic import ValidationError
+
+    try:
+        return wandb.setup(quiet).settings
+    except ValidationError as error:
+        (first, *_) = error.errors(include_url=False)
+        name = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"W&B refuses its setting {name}: {first['msg']}; mend WANDB_{name.upper()}, or train "
+            "without W&B by --trainer.logger=false"
+        ) from error

@@ -14,6 +14,8 @@ from lit_gpt_kit.report.theme import BAND, COLOURS, DASHES, LIGHT, chart_config
 
 LONGEST_LEGEND = 45
 """Characters that stand side by side on a phone."""
+MOST_LABELS = 30
+"""Of a legend; a classifier may have any number."""
 PICTURE_WIDTH, PICTURE_HEIGHT, HALF = 860, 300, 395
 NEVER_NOISY = ("train/lr", "train/peak_memory_bytes")
 
@@ -141,12 +143,18 @@ def draw_picture(
     )
 
 
-def _legend(labels: Sequence[str]) -> alt.Legend:
+def num_legend_lines(labels: Sequence[str]) -> int:
+    """How many lines the legend of these labels has; more than MOST_LABELS are not shown."""
     is_long = sum(len(label) + 4 for label in labels) > LONGEST_LEGEND
+    return min(len(labels), MOST_LABELS) if is_long else 1
+
+
+def _legend(labels: Sequence[str]) -> alt.Legend:
     return alt.Legend(
         title=None,
         orient="top",
-        columns=1 if is_long else len(labels),
+        columns=len(labels) if num_legend_lines(labels) == 1 else 1,
+        symbolLimit=MOST_LABELS,
         labelLimit=320,
         symbolType="stroke",
         symbolStrokeWidth=3,

@@ -14,7 +14,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lit_gpt_kit.references.reference import COVERAGE
-from lit_gpt_kit.report.charts import draw, draw_picture
+from lit_gpt_kit.report.charts import draw, draw_picture, num_legend_lines
 from lit_gpt_kit.report.curves import MOST_POINTS, WINDOW_SHARE
 from lit_gpt_kit.report.differences import find_differences
 from lit_gpt_kit.report.metrics import Family, group
@@ -25,6 +25,8 @@ from lit_gpt_kit.report.table import last_and_best, tabulate
 from lit_gpt_kit.report.theme import COLOURS, DARK, LIGHT, chart_config
 
 PICTURE_SCALE = 1.5
+LEGEND_LINE = 15
+"""Pixels."""
 SCRIPT = "window.vegaEmbed = vegaEmbed;"
 """What the page takes of the charts' libraries."""
 
@@ -50,7 +52,11 @@ def render_page(runs: Sequence[Run], title: str) -> str:
         )
         if chart is not None:
             spec = chart.properties(width="container", background="transparent").to_dict()
-            sections.setdefault(family.section, []).append({"title": family.title, "spec": spec})
+            # A page gives all of a chart one height, and a classifier's labels would fill it.
+            num_lines = 1 if len(runs) > 1 else num_legend_lines(family.metrics)
+            sections.setdefault(family.section, []).append(
+                {"title": family.title, "spec": spec, "extra": LEGEND_LINE * (num_lines - 1)}
+            )
     heads, lines = tabulate(runs)
     environment = Environment(
         loader=PackageLoader("lit_gpt_kit.report", "."), autoescape=True, undefined=StrictUndefined
@@ -110,12 +116,18 @@ def _view(run: Run, number: int) -> dict[str, Any]:
         "name": run.name,
         "colour": COLOURS[number % len(COLOURS)],
         "num_broken_lines": run.metrics.num_broken_lines,
+        "not_finite": _not_finite(run),
         "prompts": _by_prompt(run.samples),
         "pictures": [(path.stem, _data_uri(path)) for path in run.pictures],
         "numbers": last_and_best(run),
         "spikes": run.spikes,
         "config_text": run.config_text,
     }
+
+
+def _not_finite(run: Run) -> list[tuple[str, list[int]]]:
+    found = [(name, run.steps_without_number(name)) for name in run.metric_names]
+    return [(name, steps) for name, steps in found if steps]
 
 
 def _by_prompt(samples: Sequence[Sample]) -> list[list[Sample]]:

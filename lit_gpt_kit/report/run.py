@@ -76,6 +76,11 @@ class Run:
                 points.append(Point(step, self._tokens_at(step), value))
         return sorted(points, key=lambda point: point.step)
 
+    def steps_without_number(self, name: str) -> list[int]:
+        """The steps at which a metric was infinite, or no number."""
+        cells = ((step, row.get(name)) for step, row in self.metrics.rows.items())
+        return sorted(step for step, cell in cells if cell and not math.isfinite(to_number(cell)))
+
     @property
     def num_steps(self) -> int:
         """The last step of which anything is known."""

@@ -7,9 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from lit_gpt_kit.loggers.direction import direction
 from lit_gpt_kit.report.run import Run
 
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error")
 DERIVED = ("val/loss", "val/perplexity", "val/bits_per_byte")
 UNKNOWN = ""
 
@@ -24,24 +24,20 @@ def tabulate(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
 
 
 def last_and_best(run: Run) -> list[tuple[str, str, str, str]]:
-    """Of every metric its name, last value, best value and where that was."""
+    """Of every metric its name, last value, and best value and where that was if one is better."""
     lines = []
     for name in run.metric_names:
         points = run.curve(name)
         if not points:
             continue
         best, where = UNKNOWN, UNKNOWN
-        if not name.startswith("train/"):
-            choose = min if is_lower_better(name) else max
+        better = direction(name)
+        if better is not None:
+            choose = min if better is min else max
             at = choose(points, key=lambda point: point.value)
             best, where = show_number(at.value), f"step {at.step:,}"
         lines.append((name, show_number(points[-1].value), best, where))
     return lines
-
-
-def is_lower_better(name: str) -> bool:
-    """Whether a smaller value of this metric is the better one."""
-    return name.endswith(LOWER_IS_BETTER)
 
 
 def is_derived(name: str, names: Iterable[str]) -> bool:

@@ -17,9 +17,10 @@ import yaml
 from lightning.pytorch import LightningModule
 
 from lit_gpt_kit.checkpoints.seal import has_good_seal, save_sealed
+from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.loggers import wandb as loggers_wandb
 from lit_gpt_kit.loggers.run_facts import read_run
-from lit_gpt_kit.loggers.wandb import WandbRun, direction
+from lit_gpt_kit.loggers.wandb import WandbRun
 from tests.command import run, write_project
 from tests.run_dir import read_metrics
 from tests.wandb_file import OfflineRun, offline_runs
@@ -95,6 +96,9 @@ def test_config_is_the_resolved_one_with_the_facts(project: Path, parts: list[Of
     assert config["run"] == record
     assert record["lineage"] == {"kind": "new"}
     assert record["versions"]["torch"] == torch.__version__
+    weights = torch.load(project / "one" / "checkpoints" / "last.ckpt", weights_only=True)
+    tied_once = {weight.data_ptr(): weight.numel() for weight in weights["state_dict"].values()}
+    assert record["num_parameters"] == sum(tied_once.values())
     assert len(record["data_fingerprint"]) == len(record["tokenizer_hash"]) == 64
     (again,) = record["continued"]
     assert again["step"] == 6
@@ -244,22 +248,6 @@ def test_disabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb.teardown()
 
 
-@pytest.mark.parametrize(
-    ("name", "better"),
-    [
-        ("val/loss", min),
-        ("val/bits_per_byte", min),
-        ("test/calibration_error", min),
-        ("val/f1_loss", max),
-        ("val/rougeL", max),
-        ("val/something", None),
-        ("train/loss", None),
-    ],
-)
-def test_direction(name: str, better: Any) -> None:
-    assert direction(name) is better
-
-
 # ---- online ----
 
 
@@ -349,6 +337,15 @@ def test_without_network_the_run_is_offline(
     wandb.teardown()
     (part,) = offline_runs(tmp_path)
     assert part.curve("val/loss") == [(0, 1.0)]
+    # What was left of the attempt is the same run to `wandb sync`, not an empty one beside it.
+    assert {path.stem for path in tmp_path.glob("wandb/*/*.wandb")} == {f"run-{part.run.run_id}"}
+
+
+def test_settings_that_wandb_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_BASE_URL", "somewhere")
+    with pytest.raises(InputError, match=r"^W&B refuses its setting base_url: .*WANDB_BASE_URL"):
+        place(WandbRun(), tmp_path).log_metrics({"val/loss": 1.0}, step=0)
 
 
 @pytest.mark.slow

@@ -66,6 +66,25 @@ def test_lines_that_were_left_out_are_told(tmp_path: Path) -> None:
     assert "1 line is not whole in metrics.csv and left out" in page
 
 
+def test_values_that_no_curve_can_show_are_told(tmp_path: Path) -> None:
+    rows = "1,3,2\n2,nan,2\n3,inf,\n4,2,\n"
+    (tmp_path / "metrics.csv").write_text(f"step,train/loss,val/loss\n{rows}")
+    page = render_page(read_runs([tmp_path]), "ruined")
+    assert "train/loss is infinite or no number at 2 logged steps, first at 2;" in page
+    assert "val/loss is infinite" not in page
+
+
+def test_the_labels_of_a_classifier_leave_room_for_its_curves(tmp_path: Path) -> None:
+    labels = [f"val/f1_label{n}" for n in range(40)]
+    rows = [",".join([str(step), *["0.5"] * 42]) for step in (1, 2)]
+    head = ",".join(["step", "val/accuracy", "val/f1", *labels])
+    (tmp_path / "metrics.csv").write_text("\n".join([head, *rows, ""]))
+    page = render_page(read_runs([tmp_path]), "labels")
+    heights = re.findall(r'style="--legend: (\d+)px" data-title="([^"]*)"', page)
+    assert heights == [("0", "val/accuracy"), ("435", "val/f1")]  # of 30 labels, as many as shown
+    assert '"symbolLimit": 30' in page
+
+
 @pytest.mark.slow
 def test_a_long_run_makes_a_light_page(tmp_path: Path) -> None:
     write_metrics(tmp_path, num_steps=100_000)

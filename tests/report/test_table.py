@@ -59,12 +59,13 @@ def test_a_pretrained_model_is_called_by_its_name(tmp_path: Path) -> None:
 
 
 def test_best_is_lowest_of_losses_and_highest_of_scores(tmp_path: Path) -> None:
-    rows = "1,2.5,0.25,12345.6\n2,1.5,0.75,\n3,2,0.5,\n"
-    head = "step,val/loss,val/f1,train/tokens\n"
+    rows = "1,2.5,0.25,7,12345.6\n2,1.5,0.75,8,\n3,2,0.5,9,\n"
+    head = "step,val/loss,val/f1,val/length,train/tokens\n"
     (tmp_path / "metrics.csv").write_text(head + rows)
     (run,) = read_runs([tmp_path])
     assert last_and_best(run) == [
         ("val/loss", "2", "1.5", "step 2"),
         ("val/f1", "0.5", "0.75", "step 2"),
+        ("val/length", "9", "", ""),  # nobody knows which way is better
         ("train/tokens", "12,346", "", ""),
     ]
