@@ -97,6 +97,13 @@ class SweepCLI(DryCLI):
         super().parse_arguments(parser, args)
         if not self._varied:
             raise InputError(f"--vary is missing; give {WRITTEN}")
+        keys = [varied.key for varied in self._varied]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise InputError(f"--vary {twice} is given twice; put all its values into one")
+        if any(word.partition("=")[0] == "--run_dir" for word in args):
+            raise InputError("--run_dir is one folder, and each run of a sweep needs its own; "
+                             "leave it out")  # fmt: skip
         for varied in self._varied:
             for sample in varied.samples:
                 try:
@@ -162,7 +169,7 @@ def read_varied(text: str) -> Varied:
         raise InputError(f"--vary {text}: write {WRITTEN}")
     found = RANGE.fullmatch(spec)
     if found is None:
-        values = [yaml.safe_load(value) for value in spec.split(",")]
+        values = [_value(value) for value in spec.split(",")]
         return Varied(key, spec.split(","), {"values": values})
     try:
         low, high = (_number(found[name]) for name in ("low", "high"))
@@ -180,6 +187,13 @@ def read_varied(text: str) -> Varied:
     else:
         low, high = float(low), float(high)
     return Varied(key, [low, high], {"distribution": kind, "min": low, "max": high})
+
+
+def _value(text: str) -> Any:
+    try:
+        return _number(text)  # YAML takes 1e-3 for a text
+    except ValueError:
+        return yaml.safe_load(text)
 
 
 def _number(text: str) -> int | float:

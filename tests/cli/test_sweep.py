@@ -28,6 +28,7 @@ def project(tmp_path: Path) -> Path:
         ("a=0.0..0.5", {"distribution": "uniform", "min": 0.0, "max": 0.5}),
         ("a=-1..1.5", {"distribution": "uniform", "min": -1.0, "max": 1.5}),
         ("--a=2,4.5,swiglu,true", {"values": [2, 4.5, "swiglu", True]}),
+        ("a=1e-3,3e-3", {"values": [0.001, 0.003]}),
         ("a=gelu", {"values": ["gelu"]}),
     ],
 )
@@ -114,6 +115,8 @@ def test_runs_that_agents_start_are_those_of_the_sweep(project: Path) -> None:
         (("--vary", "model.gpt.num_layers=1,many"), "--vary model.gpt.num_layers=many: "),
         (("--vary", f"{LR}=0.1..0.2", "--method", "grid"), "--method grid tries every value, and"),
         (("--vary", f"{LR}=0.1..0.2", "--metric=train/mfu"), "--metric train/mfu: say which way"),
+        (("--vary", f"{LR}=0.1..0.2", "--vary", f"{LR}=1,2"), f"--vary {LR} is given twice"),
+        (("--vary", f"{LR}=0.1..0.2", "--run_dir", "one"), "--run_dir is one folder, and each run"),
         (("--vary", f"{LR}=0.1..0.2", "--runs=0"), "--runs 0 must be at least 1"),
         (("--vary", f"{LR}=0.1..0.2", "--output=tiny.yaml"), "tiny.yaml exists; choose another"),
     ],
