@@ -36,14 +36,15 @@ class LastRows:
 
 
 def read_last_rows(wandb_dir: Path, run_id: str) -> LastRows:
-    """The last rows of a run that was kept offline, perhaps in several parts.
+    """The last rows of a run that was kept offline, perhaps in several parts, some of them online.
 
     Args:
         wandb_dir: the folder `wandb` of a run folder.
         run_id: W&B's.
     """
-    # Their names begin with the time; a part that was killed at once holds no rows.
-    for path in sorted(wandb_dir.glob(f"*run-*-{run_id}/run-{run_id}.wandb"), reverse=True):
+    parts = wandb_dir.glob(f"*run-*-{run_id}/run-{run_id}.wandb")
+    # Their names have the time behind the word; a part that was killed at once holds no rows.
+    for path in sorted(parts, key=lambda p: p.parent.name.removeprefix("offline-"), reverse=True):
         found = _last_rows(path)
         if found.wandb_step >= 0:
             return found

@@ -1,5 +1,6 @@
 """The end of a .wandb file, as W&B's own service wrote it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,12 @@ def test_last_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(wandb_file, "TAIL_BYTES", tail)
         assert read_last_rows(tmp_path / "wandb", "one") == expected
     assert read_last_rows(tmp_path / "wandb", "two") == LastRows()
+    # A part that was online before it.
+    earlier = tmp_path / "wandb" / "run-20200101_000000-one"
+    earlier.mkdir()
+    (earlier / path.name).write_bytes(path.read_bytes()[: 2 * wandb_file.BLOCK_LENGTH])
+    assert read_last_rows(tmp_path / "wandb", "one") == expected
+    shutil.rmtree(earlier)
     # What a crash leaves: a record without its end, or no record at all.
     num_records = len(list(read_records(path)))
     path.write_bytes(path.read_bytes()[:-3])
