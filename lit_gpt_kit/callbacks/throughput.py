@@ -28,7 +28,8 @@ class Throughput(Callback):
     `GPTConfig` in `gpt`, `train/mfu`: the arithmetic of the network (`training_flops_per_token`,
     the same that `lit-gpt plan` counts) as a share of the dense peak of the devices in use. For a
     device whose peak is not known there is no figure. A module that cuts rows says by
-    `row_length(num_tokens)` how long they then are. Time spent in validation, sampling and saving
+    `row_length(num_tokens)` how long they then are, and one that leaves the network's head alone by
+    `predicts_tokens = False` that it does. Time spent in validation, sampling and saving
     does not count.
 
     Attributes:
@@ -149,7 +150,8 @@ class Throughput(Callback):
         if self._peak is not None:
             has_frozen = getattr(module, "adapters", None) is not None
             num_tokens = self._row_tokens // self._tokens  # of a row, by tokens
-            flops = training_flops_per_token(module.gpt, num_tokens, has_frozen)
+            has_head = getattr(module, "predicts_tokens", True)
+            flops = training_flops_per_token(module.gpt, num_tokens, has_frozen, has_head)
             module.log("train/mfu", rate * flops / (self._peak * trainer.world_size))
 
     def _stop_clock(self) -> None:

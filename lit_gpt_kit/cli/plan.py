@@ -134,9 +134,10 @@ class PlanningCLI(DryCLI):
             module.execution.activation_checkpointing,
             module.execution.max_logits,
             adapters is not None and not adapters.config.use_dora,
+            module.predicts_tokens,
         )
         layout = layout_of(trainer, settings.devices)
-        accumulate = int(trainer.accumulate_grad_batches or 1)
+        accumulate = _count_micro_batches(trainer, data, planned, layout)
         tokens_per_step = planned.batch_size * planned.seq_len * layout.data_parallel * accumulate
         length = _length(trainer, settings.model, tokens_per_step)
         lines = [
@@ -202,6 +203,21 @@ def layout_of(trainer: Namespace, num_devices: int | None = None) -> Layout:
         )
     is_sharded = any(word in name.replace("_", "") for word in SHARDED)
     return Layout(num_devices // tensor_parallel, tensor_parallel, is_sharded)
+
+
+def _count_micro_batches(trainer: Namespace, data: Any, run: Run, layout: Layout) -> int:
+    """Those of a step on each device.
+
+    Raises:
+        InputError: the global batch is no whole number of them.
+    """
+    global_batch = getattr(data, "global_batch", None)
+    if global_batch is None:
+        return int(trainer.accumulate_grad_batches or 1)
+    factors = {"batch_size": run.batch_size}
+    if global_batch.unit == "tokens":
+        factors["block_size"] = run.seq_len
+    return int(global_batch.num_micro_batches(factors, layout.data_parallel))
 
 
 def _length(trainer: Namespace, model: Namespace, tokens_per_step: int) -> Length:

@@ -7,7 +7,9 @@ BACKWARD = 2
 """The backward pass makes two products for each of the forward pass: for inputs and for weights."""
 
 
-def forward_flops_per_token(config: GPTConfig, num_tokens: int | None = None) -> int:
+def forward_flops_per_token(
+    config: GPTConfig, num_tokens: int | None = None, has_head: bool = True
+) -> int:
     """Floating-point operations of the forward pass, for each token of a row.
 
     Those of matrix products, a product and a sum each, as in PaLM (Chowdhery et al. 2022, appendix
@@ -18,9 +20,10 @@ def forward_flops_per_token(config: GPTConfig, num_tokens: int | None = None) ->
     Args:
         config: the network's.
         num_tokens: length of the row; the block by default.
+        has_head: the next token is predicted; a classifier has no use for it.
     """
     num_tokens = config.block_size if num_tokens is None else num_tokens
-    weights = config.embed_dim * config.padded_vocab_size
+    weights = config.embed_dim * config.padded_vocab_size if has_head else 0
     weights += sum(
         m.number * m.num_in * m.num_out for m in layer_matrices(config, config.num_active_experts)
     )
@@ -38,7 +41,10 @@ def forward_flops_per_token(config: GPTConfig, num_tokens: int | None = None) ->
 
 
 def training_flops_per_token(
-    config: GPTConfig, num_tokens: int | None = None, has_frozen_weights: bool = False
+    config: GPTConfig,
+    num_tokens: int | None = None,
+    has_frozen_weights: bool = False,
+    has_head: bool = True,
 ) -> int:
     """Floating-point operations of a training step, for each token of a row.
 
@@ -48,6 +54,7 @@ def training_flops_per_token(
         config: the network's.
         num_tokens: length of the row; the block by default.
         has_frozen_weights: adapters alone are trained; no gradient of a weight is computed.
+        has_head: see `forward_flops_per_token`.
     """
     backward = 1 if has_frozen_weights else BACKWARD
-    return (1 + backward) * forward_flops_per_token(config, num_tokens)
+    return (1 + backward) * forward_flops_per_token(config, num_tokens, has_head)

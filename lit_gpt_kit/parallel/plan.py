@@ -26,6 +26,7 @@ class Run:
         batch_size: rows of a micro-batch on each device.
         seq_len: tokens of a row.
         lora_rank: of adapters, where they alone are trained.
+        has_head: the next token is predicted.
         optimizer_numbers, activation_checkpointing, max_logits, is_base_rounded: see
             `memory_to_train`.
     """
@@ -39,6 +40,7 @@ class Run:
     activation_checkpointing: Checkpointing = "none"
     max_logits: int = MAX_LOGITS
     is_base_rounded: bool = False
+    has_head: bool = True
 
     def memory(self, layout: Layout, batch_size: int | None = None) -> Memory:
         """What a step needs on each device, perhaps with another micro-batch."""
@@ -51,14 +53,16 @@ class Run:
             self.lora_rank,
             self.optimizer_numbers,
             self.activation_checkpointing,
-            self.max_logits,
+            self.max_logits if self.has_head else 0,
             self.is_base_rounded,
         )
 
     @property
     def flops_per_token(self) -> int:
         """Arithmetic of a training step for each token."""
-        return training_flops_per_token(self.config, self.seq_len, self.lora_rank is not None)
+        return training_flops_per_token(
+            self.config, self.seq_len, self.lora_rank is not None, self.has_head
+        )
 
     def seconds(
         self, num_tokens: float, device: Device, layout: Layout, utilization: float

@@ -64,6 +64,8 @@ class Task(SelfContained):
 
     monitor = "val/loss"
     monitor_mode = "min"
+    predicts_tokens = True
+    """The head of the network is used."""
 
     def __init__(
         self,

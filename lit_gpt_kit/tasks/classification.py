@@ -49,6 +49,8 @@ class SequenceClassification(Task):
         execution: how the network is run in training: compiled, activations made twice.
     """
 
+    predicts_tokens = False
+
     def __init__(
         self,
         gpt: GPTConfig = GPTConfig(),  # noqa: B008

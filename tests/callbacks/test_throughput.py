@@ -242,6 +242,15 @@ def test_rows_that_are_cut_count_as_short_ones(tmp_path: Path, clock: Clock) -> 
     assert utilisation == pytest.approx(expected)
 
 
+def test_a_head_that_is_not_used_costs_nothing(tmp_path: Path, clock: Clock) -> None:
+    logger, task = RecordLogger(), make_task(CONFIG)
+    task.predicts_tokens = False
+    trainer = make_trainer(tmp_path, 1, logger=logger, callbacks=[TakeTime(clock), Throughput(1e6)])
+    trainer.fit(task, Batches(100))
+    flops = training_flops_per_token(CONFIG, 8) - 6 * CONFIG.embed_dim * CONFIG.padded_vocab_size
+    assert logger.rows[0]["train/mfu"] == pytest.approx(BATCH_TOKENS * flops / 1e6)
+
+
 def test_peak_is_that_of_the_device_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")

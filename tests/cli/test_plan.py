@@ -85,6 +85,26 @@ def test_gpt2_on_eight_devices(empty: Path) -> None:
     assert "\nfits in 80 GiB" in lines["memory"]
 
 
+def test_a_global_batch_makes_the_step(empty: Path) -> None:
+    fixed = ("--data.global_batch_tokens=524288", "--trainer.accumulate_grad_batches=1")
+    for devices, count in ((1, 32), (8, 4)):
+        lines = plan(empty, "--config", GPT2, "--device=h100", f"--devices={devices}", *fixed)
+        assert lines["step"].startswith("524,288 tokens = 16 rows of 1,024 x ")
+        assert f" x {count} micro-batches;" in lines["step"]
+        assert "19,073 steps, 10 G tokens" in lines["training"]
+    result = run(empty, "plan", "--config", GPT2, "--device=h100", "--devices=3", *fixed)
+    assert result.status == 2
+    assert "global_batch_tokens=524288 is no whole number of micro-batches" in result.err
+
+
+def test_a_classifier_has_no_use_for_the_head_of_its_network(empty: Path) -> None:
+    config = str(REPOSITORY / "configs" / "finetune" / "classify-scratch.yaml")
+    lines = plan(empty, "--config", config, "--device=h100")
+    flops = 6 * (12 * 128**2 + 2 * 128 * 128)
+    assert lines["arithmetic"].startswith(f"{flops / 1e6:.3g} MFLOP for each token")
+    assert "logits 0.15" in lines["memory"]  # MiB, and not 320
+
+
 def test_muon_keeps_one_moment_of_the_hidden_matrices(empty: Path) -> None:
     muon = "--model.init_args.optimizer=lit_gpt_kit.MuonAdamW"
     lines = plan(empty, "--config", GPT2, "--device=a100", muon)

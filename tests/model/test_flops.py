@@ -36,6 +36,14 @@ def test_as_torch_counts_them(options: dict[str, Any]) -> None:
     assert counter.get_total_flops() / ids.numel() == training_flops_per_token(config, 24)
 
 
+def test_without_the_head_as_torch_counts_them() -> None:
+    model, ids = GPT(SHAPE), torch.randint(96, (2, 24))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.hidden_states(ids).sum().backward()
+    flops = training_flops_per_token(SHAPE, 24, has_head=False)
+    assert counter.get_total_flops() / ids.numel() == flops
+
+
 def test_gpt2_is_palms_formula() -> None:
     config = GPTConfig(vocab_size=50257)
     weights = count_parameters(config) - config.block_size * config.embed_dim
