@@ -63,8 +63,8 @@ def _describe(run: Run) -> dict[str, str]:
         "tokens": UNKNOWN if run.num_tokens is None else f"{run.num_tokens:,.0f}",
         "best val/loss": f"{best.value:.4f} at step {best.step:,}" if best else UNKNOWN,
         "last val/loss": f"{losses[-1].value:.4f}" if losses else UNKNOWN,
-        "time in steps": UNKNOWN if seconds is None else str(timedelta(seconds=round(seconds))),
-        "tokens per second": f"{statistics.median(rates):,.0f}" if rates else UNKNOWN,
+        "training": UNKNOWN if seconds is None else str(timedelta(seconds=round(seconds))),
+        "tokens/s": f"{statistics.median(rates):,.0f}" if rates else UNKNOWN,
         "device": _device(run),
     }
 

@@ -120,7 +120,7 @@ def test_a_change_of_pace_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch, estimated_stepping_batches=10**6, max_steps=10**6)
     run.steps(3601, 1.0)
     one_slow_step = run.steps(1, 10.0)
-    assert one_slow_step == pytest.approx((10**6 - 3602), rel=0.08)  # steady
+    assert one_slow_step == pytest.approx((10**6 - 3602), rel=0.09)  # steady
     run.steps(400, 3.0)
     assert run.left.seconds() == pytest.approx((10**6 - 4002) * 3, rel=0.05)
 
