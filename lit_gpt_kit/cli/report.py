@@ -29,7 +29,13 @@ def run(command: str, arguments: list[str]) -> int:
     title = options.title or _name_all(runs)
     output = _choose_output(options.output, runs, options.format)
     is_page = options.format == "html"
-    write_atomically(output, render_page(runs, title) if is_page else render_picture(runs, title))
+    content = render_page(runs, title) if is_page else render_picture(runs, title)
+    try:
+        write_atomically(output, content)
+    except OSError as error:  # somebody else's run folder, an archive
+        raise InputError(
+            f"{output} cannot be written ({error.strerror}); name another place with --output"
+        ) from error
     for one in runs:
         print(_describe(one))
     here = Path.cwd()

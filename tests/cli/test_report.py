@@ -73,6 +73,14 @@ def test_an_output_that_is_a_folder(tmp_path: Path) -> None:
     )
 
 
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    write_run(tmp_path / "a")
+    (tmp_path / "file").touch()
+    said = run(tmp_path, "report", "a", "--output=file/page.html").complaint
+    assert said.startswith("file/page.html cannot be written (")
+    assert said.endswith("); name another place with --output")
+
+
 @pytest.mark.parametrize("name", ["altair", "vl_convert"])
 def test_without_the_library_one_line_says_what_to_install(tmp_path: Path, name: str) -> None:
     write_metrics(tmp_path)
