@@ -17,6 +17,9 @@ TERA = 10**12
 PRODUCT_SIZE = 1024
 """Rows and columns of the matrices that a CPU is measured with."""
 
+USABLE_OF_CPU = 0.6
+"""The heap has gaps once freed memory is kept, of half to two thirds of what a step needs."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -28,6 +31,7 @@ class Device:
         memory_bytes: how much it has.
         peak_bf16: dense floating-point operations a second of its matrix units in bfloat16.
         peak_fp32: the same in float32, as PyTorch multiplies by default (without TF32).
+        usable: share of its memory that a run can fill; the rest is the driver's, and lost in gaps.
     """
 
     name: str
@@ -35,6 +39,12 @@ class Device:
     memory_bytes: int
     peak_bf16: float
     peak_fp32: float
+    usable: float = 0.92
+
+    @property
+    def usable_bytes(self) -> float:
+        """How much of its memory a run can fill."""
+        return self.usable * self.memory_bytes
 
     def peak(self, precision: str) -> float | None:
         """The peak for one of the Trainer's precisions; None where the table has none."""
@@ -89,9 +99,8 @@ def measure_cpu() -> Device:
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     threads = torch.get_num_threads()
-    return Device(
-        CPU, "", memory, measure_peak("bfloat16", threads), measure_peak("float32", threads)
-    )
+    peaks = (measure_peak(dtype, threads) for dtype in ("bfloat16", "float32"))
+    return Device(CPU, "", memory, *peaks, usable=USABLE_OF_CPU)
 
 
 @cache

@@ -56,6 +56,8 @@ def test_this_processor_is_measured() -> None:
     assert 1e8 < cpu.peak_fp32 < 1e14
     assert 1e8 < cpu.peak_bf16 < 1e15
     assert cpu.memory_bytes == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert cpu.usable_bytes == pytest.approx(0.6 * cpu.memory_bytes)
+    assert find_device("a100").usable_bytes == pytest.approx(0.92 * 80 * 2**30)
 
 
 def test_an_unknown_device_is_refused_with_those_known() -> None:

@@ -28,7 +28,12 @@ from lit_gpt_kit.tasks.language_modeling import LanguageModeling
 
 
 def complete_callbacks(
-    given: Sequence[Callback], command: str, run_dir: Path, module: LightningModule, silent: bool
+    given: Sequence[Callback],
+    command: str,
+    run_dir: Path,
+    module: LightningModule,
+    silent: bool,
+    saves: bool = True,
 ) -> list[Callback]:
     """The configured callbacks, and behind them those that nothing configured stands for.
 
@@ -38,6 +43,7 @@ def complete_callbacks(
         run_dir: the run folder.
         module: tells by `monitor` and `monitor_mode` which metric makes a checkpoint the best.
         silent: show no progress.
+        saves: keep checkpoints; without them nothing stops a run so that it can go on.
     """
     # Throughput comes before the progress that shows its number.
     wanted: list[Callback] = [Throughput()] if command == "fit" else []
@@ -50,10 +56,11 @@ def complete_callbacks(
     if command == "fit":
         if isinstance(module, LanguageModeling):
             wanted.append(SampleText())
+        wanted += [Narrator(run_dir), LossSpikes(run_dir)]
+    if command == "fit" and saves:
         last = next((c for c in given if isinstance(c, LastCheckpoint)), None)
         last = last or LastCheckpoint()
         last.folder = last.folder or run_dir / "checkpoints"
-        wanted += [Narrator(run_dir), LossSpikes(run_dir)]
         # The best checkpoint comes before the last one, which holds its score.
         given = [callback for callback in given if callback is not last]
         wanted += [*_best_checkpoint(run_dir, module), last, StopOnInterrupt(last)]

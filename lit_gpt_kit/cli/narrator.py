@@ -76,6 +76,8 @@ class Narrator(Callback):
             print(f"\n{standing}")
         run_dir = shlex.quote(str(self.run_dir))
         command = _next_command(trainer, pl_module, run_dir)  # may print a sample
+        if not trainer.checkpoint_callbacks:
+            command = "nothing was saved to go on with, as trainer.enable_checkpointing says"
         print(f"\ncurves: lit-gpt report {run_dir}\nnext: {command}")
 
 

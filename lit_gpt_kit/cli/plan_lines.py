@@ -13,7 +13,6 @@ from lit_gpt_kit.model.size import count_active_parameters, count_by_part
 from lit_gpt_kit.parallel.memory import Layout
 from lit_gpt_kit.parallel.plan import (
     COMPUTE_OPTIMAL,
-    USABLE,
     Run,
     fewest_devices,
     largest_micro_batch,
@@ -107,20 +106,20 @@ def describe_memory(run: Run, layout: Layout, device: Device) -> Iterator[tuple[
         "logits": memory.logits,
         "buffers": memory.buffers,
     }
-    usable = USABLE * device.memory_bytes
+    usable = device.usable_bytes
     size, unit = (GIB, "GiB") if memory.total >= GIB else (MIB, "MiB")
     shown = ", ".join(f"{name} {n / size:.2f}" for name, n in kinds.items() if n)
     yield "memory", f"{memory.total / size:.2f} {unit} on each device: {shown}"
     verdict = "fits" if memory.total <= usable else "does not fit"
     whole = f"{device.memory_bytes / GIB:.0f} GiB"
-    largest = largest_micro_batch(run, layout, device.memory_bytes)
+    largest = largest_micro_batch(run, layout, usable)
     too_many = largest and memory.total > usable
     advice = "; lower data.batch_size and accumulate" if too_many else ""
     yield "", f"{verdict} in {whole}, of which {usable / GIB:.0f} can be used{advice}"
     if largest:
         yield "", f"largest micro-batch that fits: {largest:,} rows"
         return
-    needed = fewest_devices(run, layout, device.memory_bytes)
+    needed = fewest_devices(run, layout, device.usable_bytes)
     if needed is None:
         raise InputError(_what_would_fit(run, layout, device))
     yield "", f"not even one row fits; {needed:,} devices would do"
@@ -148,7 +147,7 @@ def _what_would_fit(run: Run, layout: Layout, device: Device) -> str:
         ]
         ways.append((frugal, replace(sharded, tensor_parallel=cut), [*flags, *again]))
     for other, way, flags in ways:
-        needed = fewest_devices(other, way, device.memory_bytes)
+        needed = fewest_devices(other, way, device.usable_bytes)
         if needed is not None:
             return f"{text}; it would with {' '.join(flags)} --devices {needed}"
     return f"{text}; lower block_size or the network's size, or take a larger device"

@@ -245,6 +245,7 @@ class TrainingCLI(LightningCLI):
         if self.command == "predict" and self.config[self.command].output is not None:
             given = [*given, PredictionWriter(self.config[self.command].output)]
         silent = chosen.enable_progress_bar is False
+        saves = chosen.enable_checkpointing is not False
         logger: Any = False
         if self.command == "fit" and not chosen.fast_dev_run:
             logger = complete_loggers(chosen.logger, self.run_dir)
@@ -256,7 +257,7 @@ class TrainingCLI(LightningCLI):
                     on_fit_start=lambda trainer, module: self._begin_run_folder(),
                     on_train_start=lambda trainer, module: go_on_with_metrics(trainer),
                 ),
-                *complete_callbacks(given, self.command, self.run_dir, self.model, silent),
+                *complete_callbacks(given, self.command, self.run_dir, self.model, silent, saves),
             ],
             logger=logger,
             **kwargs,

@@ -9,8 +9,6 @@ from lit_gpt_kit.model.flops import training_flops_per_token
 from lit_gpt_kit.model.memory import ADAMW_NUMBERS, MAX_LOGITS, Checkpointing, Memory, Precision
 from lit_gpt_kit.parallel.memory import Layout, memory_per_device
 
-USABLE = 0.92
-"""Share of a device's memory that a run can fill; the rest is the driver's, and lost in gaps."""
 COMPUTE_OPTIMAL = 20
 """Tokens for each parameter that give the lowest loss for the arithmetic (Hoffmann et al. 2022)."""
 MOST_DEVICES = 4096
@@ -79,24 +77,23 @@ class Run:
         return num_tokens * self.flops_per_token / (utilization * peak * layout.num_devices)
 
 
-def largest_micro_batch(run: Run, layout: Layout, memory_bytes: float) -> int:
+def largest_micro_batch(run: Run, layout: Layout, usable_bytes: float) -> int:
     """The most rows of which a step fits a device; 0 where not even one does."""
-    limit = USABLE * memory_bytes
-    if run.memory(layout, 1).total > limit:
+    if run.memory(layout, 1).total > usable_bytes:
         return 0
     fits, too_many = 1, 2
-    while run.memory(layout, too_many).total <= limit:
+    while run.memory(layout, too_many).total <= usable_bytes:
         fits, too_many = too_many, 2 * too_many
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        if run.memory(layout, middle).total <= limit:
+        if run.memory(layout, middle).total <= usable_bytes:
             fits = middle
         else:
             too_many = middle
     return fits
 
 
-def fewest_devices(run: Run, layout: Layout, memory_bytes: float) -> int | None:
+def fewest_devices(run: Run, layout: Layout, usable_bytes: float) -> int | None:
     """The smallest number of devices on which a row fits, doubling; None where none does.
 
     Devices are added to those that share rows; how many a layer is cut over stays as it is.
@@ -104,7 +101,7 @@ def fewest_devices(run: Run, layout: Layout, memory_bytes: float) -> int | None:
     ranks = 1
     while ranks * layout.tensor_parallel <= MOST_DEVICES:
         wider = replace(layout, data_parallel=ranks)
-        if largest_micro_batch(run, wider, memory_bytes):
+        if largest_micro_batch(run, wider, usable_bytes):
             return wider.num_devices
         ranks *= 2
     return None

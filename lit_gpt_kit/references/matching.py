@@ -123,7 +123,8 @@ def differences(
 
 def shaping_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a resolved configuration shapes the curves, by dotted key."""
-    trainer = config.get("trainer") or {}
+    given = config.get("trainer")
+    trainer = given if isinstance(given, Mapping) else {}
     settings = {f"trainer.{key}": trainer.get(key) for key in TRAINER_SHAPES}
     given = trainer.get("callbacks") or []
     paths = [c.get("class_path", "") for c in given if isinstance(c, Mapping)]

@@ -407,6 +407,16 @@ def test_no_logger_logs_nothing(project: Path) -> None:
     assert names == ["checkpoints", "config.yaml", "run.json", "samples.md"]
 
 
+def test_without_checkpoints_nothing_is_saved_and_that_is_said(project: Path) -> None:
+    result = run(project, *FIT, "--trainer.enable_checkpointing=false")
+    assert result.status == 0, result.err
+    assert not list((only_run(project) / "checkpoints").iterdir())
+    assert (only_run(project) / "metrics.csv").is_file()
+    assert result.out.splitlines()[-1] == (
+        "next: nothing was saved to go on with, as trainer.enable_checkpointing says"
+    )
+
+
 def test_strategy_of_lightning_drops_in(project: Path) -> None:
     strategy = "--trainer.strategy=lightning.pytorch.strategies.SingleDeviceStrategy"
     result = run(project, *FIT, QUIET, strategy, "--trainer.strategy.device=cpu")

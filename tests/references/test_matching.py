@@ -102,3 +102,4 @@ def test_settings_are_flat_and_leave_out_places() -> None:
     assert not {key for key in settings if "source" in key or "seed" in key or "precision" in key}
     empty = shaping_settings({"trainer": None})
     assert set(empty.values()) == {None}
+    assert shaping_settings({"trainer": 5}) == empty  # a file that somebody has mangled
