@@ -99,8 +99,8 @@ def measure_cpu() -> Device:
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     threads = torch.get_num_threads()
-    peaks = (measure_peak(dtype, threads) for dtype in ("bfloat16", "float32"))
-    return Device(CPU, "", memory, *peaks, usable=USABLE_OF_CPU)
+    bf16, fp32 = measure_peak("bfloat16", threads), measure_peak("float32", threads)
+    return Device(CPU, "", memory, bf16, fp32, USABLE_OF_CPU)
 
 
 @cache
