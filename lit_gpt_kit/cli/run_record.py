@@ -56,7 +56,9 @@ class RunRecord:
         record = {**facts, "lineage": self._lineage(module), "wandb_id": wandb_id}
         if before:  # the run goes on: only what is new is told again
             new = {key: value for key, value in facts.items() if value != before.get(key)}
-            new |= {"step": self.step, "checkpoint": str(self.checkpoint)}
+            # It may have begun within the second in which the run did.
+            when = {"started": facts["started"], "step": self.step}
+            new |= when | {"checkpoint": str(self.checkpoint)}
             continued = [*before.get("continued", []), new]
             record = {**before, "wandb_id": wandb_id, "continued": continued}
         write_run(self.run_dir, record)
