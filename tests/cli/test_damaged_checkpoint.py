@@ -1,6 +1,5 @@
 """A run whose last checkpoint is damaged, lost or cannot be written goes on from the one before."""
 
-import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -128,8 +127,7 @@ def test_a_full_disk_leaves_the_last_one(
     complaint = [line for line in refused.err.splitlines() if line.startswith("lit-gpt: ")]
     assert refused.status == 2
     assert len(complaint) == 1
-    # The best one is written first, by Lightning's callback, which makes its folder absolute.
-    assert re.match(r"lit-gpt: the disk that holds \S*parts/checkpoints is full \(", complaint[0])
+    assert complaint[0].startswith("lit-gpt: the disk that holds parts/checkpoints is full (")
     assert "Traceback" not in refused.err
     assert sorted(path.name for path in stopped.iterdir()) == [
         "best.ckpt",
