@@ -40,7 +40,31 @@ class Words(ProgressColumn):
         return Text(self.of(task))
 
 
-class StepBar(RichProgressBar):
+class RunProgress(ProgressBar):
+    """Progress of any kind that foretells the end of the whole run."""
+
+    _time_left: TimeLeft | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        super().on_train_start(trainer, pl_module)
+        self._time_left = TimeLeft(trainer)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Go on after what may have been a validation."""
+        if self._time_left is not None:
+            self._time_left.start_batch()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep its time apart."""
+        super().on_validation_start(trainer, pl_module)
+        if self._time_left is not None:
+            self._time_left.start_validation()
+
+
+class StepBar(RunProgress, RichProgressBar):
     """Lightning's bar, made one of the whole run: its steps, the time left, tokens/s, the losses.
 
     Lightning's own begins again with each epoch, counts batches, and foretells the epoch's end.
@@ -48,7 +72,6 @@ class StepBar(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=REDRAWS_PER_SECOND)
-        self._time_left: TimeLeft | None = None
         self._count = self._speed = self._losses = ""
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
@@ -74,20 +97,8 @@ class StepBar(RichProgressBar):
     def _is_narrow(self) -> bool:
         return self._console is not None and self._console.width < NARROW
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        super().on_train_start(trainer, pl_module)
-        self._time_left = TimeLeft(trainer)
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the row as it is; it is the run's."""
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Go on after what may have been a validation."""
-        if self._time_left is not None:
-            self._time_left.start_batch()
 
     def on_train_batch_end(
         self,
@@ -102,12 +113,6 @@ class StepBar(RichProgressBar):
             self._time_left.end_batch(trainer)
         self._update_metrics(trainer, pl_module)
         self._show(trainer)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep its time apart."""
-        super().on_validation_start(trainer, pl_module)
-        if self._time_left is not None:
-            self._time_left.start_validation()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stand still above what is said at the end."""
@@ -154,13 +159,12 @@ class StepBar(RichProgressBar):
         return "" if seconds is None else f"{clock_text(seconds)} left"
 
 
-class ProgressLines(ProgressBar):
+class ProgressLines(RunProgress):
     """A line a logged step, and one a validation."""
 
     def __init__(self) -> None:
         super().__init__()
         self.is_enabled = True
-        self._time_left: TimeLeft | None = None
 
     def disable(self) -> None:
         """Print nothing (on every rank but the first)."""
@@ -169,17 +173,6 @@ class ProgressLines(ProgressBar):
     def enable(self) -> None:
         """Print."""
         self.is_enabled = True
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._time_left = TimeLeft(trainer)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Go on after what may have been a validation."""
-        if self._time_left is not None:
-            self._time_left.start_batch()
 
     def on_train_batch_end(
         self,
@@ -196,11 +189,6 @@ class ProgressLines(ProgressBar):
             seconds = self._time_left.seconds()
             ending = "" if seconds is None else f"{clock_text(seconds)} left"
             self._print(trainer, SHOWN, ending)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep its time apart."""
-        if self._time_left is not None:
-            self._time_left.start_validation()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the validation metrics."""
