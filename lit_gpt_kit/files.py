@@ -107,9 +107,7 @@ def says_when_full(folder: Path) -> Iterator[None]:
             raise
         there = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(there).free
-        # Lightning makes paths absolute; a person finds what was typed.
-        shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
         raise InputError(
-            f"the disk that holds {shown} is full ({free / 2**20:,.0f} MiB free); "
+            f"the disk that holds {folder} is full ({free / 2**20:,.0f} MiB free); "
             "free some space or choose another folder"
         ) from error

@@ -42,13 +42,9 @@ def read_last_rows(wandb_dir: Path, run_id: str) -> LastRows:
         wandb_dir: the folder `wandb` of a run folder.
         run_id: W&B's.
     """
-    parts = wandb_dir.glob(f"*run-*-{run_id}/run-{run_id}.wandb")
-    # Their names have the time behind the word; a part that was killed at once holds no rows.
-    for path in sorted(parts, key=lambda p: p.parent.name.removeprefix("offline-"), reverse=True):
-        found = _last_rows(path)
-        if found.wandb_step >= 0:
-            return found
-    return LastRows()
+    # Two parts of one second have the same name, behind which W&B puts a number.
+    parts = wandb_dir.glob(f"*run-*-{run_id}*/run-{run_id}.wandb")
+    return max(map(_last_rows, parts), key=lambda rows: rows.wandb_step, default=LastRows())
 
 
 def _last_rows(path: Path) -> LastRows:

@@ -127,7 +127,9 @@ def test_a_full_disk_leaves_the_last_one(
     complaint = [line for line in refused.err.splitlines() if line.startswith("lit-gpt: ")]
     assert refused.status == 2
     assert len(complaint) == 1
-    assert complaint[0].startswith("lit-gpt: the disk that holds parts/checkpoints is full (")
+    assert complaint[0].startswith(
+        f"lit-gpt: the disk that holds {project}/parts/checkpoints is full ("
+    )
     assert "Traceback" not in refused.err
     assert sorted(path.name for path in stopped.iterdir()) == [
         "best.ckpt",

@@ -38,3 +38,18 @@ def test_last_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(read_records(path))) == num_records - 1
     path.write_bytes(b"")
     assert read_last_rows(tmp_path / "wandb", "one") == LastRows()
+
+
+@pytest.mark.usefixtures("fresh_wandb")
+def test_parts_of_one_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    time = property(lambda settings: "20200101_000000")
+    monkeypatch.setattr(wandb.Settings, "timespec", time)
+    for part in range(12):  # W&B calls them …-one, …-one-1, and so on; -11 sorts before -2
+        run = wandb.init(dir=tmp_path, id="one", settings=wandb.Settings(silent=True))
+        run.log({STEP: part + 1}, step=part)
+        run.finish()
+    folders = [part.path.parent.name for part in offline_runs(tmp_path)]
+    endings = ("", *(f"-{number}" for number in range(1, 12)))
+    assert folders == sorted(f"offline-run-20200101_000000-one{ending}" for ending in endings)
+    found = read_last_rows(tmp_path / "wandb", "one")
+    assert (found.step, found.wandb_step) == (12, 11)
