@@ -15,6 +15,7 @@ from lit_gpt_kit.callbacks.throughput import Throughput
 from lit_gpt_kit.cli.model_table import shares_of_parts
 from lit_gpt_kit.cli.standing import describe_standing
 from lit_gpt_kit.cli.time_left import clock_text
+from lit_gpt_kit.loggers.wandb import WandbRun
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.optim.schedules import WarmupSchedule
 from lit_gpt_kit.ranks import data_share, shares_model
@@ -49,6 +50,7 @@ class Narrator(Callback):
             "training": _describe_training(trainer),
             "train/mfu": _describe_peak(trainer),
             "run folder": str(self.run_dir),
+            "W&B run": _url(trainer),
         }
         print("\n".join(f"{name:>11}: {text}" for name, text in lines.items() if text), flush=True)
 
@@ -78,7 +80,8 @@ class Narrator(Callback):
         command = _next_command(trainer, pl_module, run_dir)  # may print a sample
         if not trainer.checkpoint_callbacks:
             command = "nothing was saved to go on with, as trainer.enable_checkpointing says"
-        print(f"\ncurves: lit-gpt report {run_dir}\nnext: {command}")
+        pages = " or ".join(filter(None, (f"lit-gpt report {run_dir}", _url(trainer))))
+        print(f"\ncurves: {pages}\nnext: {command}")
 
 
 def _describe_model(module: LightningModule) -> str:
@@ -130,6 +133,11 @@ def _describe_peak(trainer: Trainer) -> str:
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     names = [c.peak_name for c in callbacks if isinstance(c, Throughput) and c.peak_name]
     return f"a share of {names[0]}" if names else ""
+
+
+def _url(trainer: Trainer) -> str:
+    urls = [logger.url for logger in trainer.loggers if isinstance(logger, WandbRun)]
+    return next(filter(None, urls), "")
 
 
 def _next_command(trainer: Trainer, module: LightningModule, run_dir: str) -> str:

@@ -67,6 +67,12 @@ class RunRecord:
             logger.log_config_file(self.run_dir / "config.yaml")
             logger.use_source(record.get("lineage", {}).get("run", {}).get("wandb_artifact"))
 
+    def end(self, trainer: Trainer, exit_status: int = 0) -> None:
+        """End the W&B run, when all else was said."""
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbRun):
+                logger.finish(exit_status)
+
     def _facts(self, trainer: Trainer, module: Any) -> dict[str, Any]:
         data: Any = getattr(trainer, "datamodule", None)
         identity = getattr(data, "identity", None) or {}

@@ -49,6 +49,7 @@ from lit_gpt_kit.cli.run_folder import (
 from lit_gpt_kit.cli.run_record import RunRecord, go_on_with_metrics
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
+from lit_gpt_kit.loggers.wandb_connection import finish_run
 from lit_gpt_kit.parallel.check import check_strategy
 from lit_gpt_kit.ranks import shares_model
 
@@ -293,6 +294,7 @@ class TrainingCLI(LightningCLI):
             self.exit_status = self._interrupted_by()
             self._say_how_to_continue()
             self._forget_run_folder()
+            self.record.end(self.trainer, self.exit_status)
             return
         except (ValueError, MisconfigurationException, RuntimeError) as error:
             self._forget_run_folder()
@@ -308,6 +310,7 @@ class TrainingCLI(LightningCLI):
             self._forget_run_folder()
             return
         self._say_where_results_are()
+        self.record.end(self.trainer)
 
     def _interrupted_by(self) -> int:
         """128 and the signal's number, as a shell says it: never 0, for the run is not done."""
@@ -336,7 +339,7 @@ class TrainingCLI(LightningCLI):
             return
         for logger in self.trainer.loggers if hasattr(self, "trainer") else ():
             if isinstance(logger, WandbLogger) and logger._experiment is not None:
-                logger.experiment.finish()
+                finish_run(logger.experiment)
         shutil.rmtree(self.run_dir, ignore_errors=True)
         if self.run_dir.is_relative_to(ROOT):
             for folder in list(self.run_dir.parents)[:2]:

@@ -1,7 +1,9 @@
 """The W&B run of a run folder: online for those who are logged in, offline for all others."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,17 +13,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.loggers.direction import direction
 from lit_gpt_kit.loggers.run_facts import read_run, write_run
+from lit_gpt_kit.loggers.wandb_connection import begin_run, finish_run, no_run
 from lit_gpt_kit.loggers.wandb_file import STEP, LastRows, read_last_rows
 
 PROJECT = "lit-gpt"
 TOKENS = "train/tokens"
-NETWORK_SECONDS = 6
 FINISH_SECONDS, FINISH_SECONDS_WITH_WEIGHTS = 30, 3600
 """How long the end of a run may take where the network is slow, or gone."""
-FLUSH_SECONDS = 1.0
 MOST_INCREMENTS = 50
 """W&B shows the last hundred parts of a table."""
 
@@ -33,9 +33,10 @@ class WandbRun(WandbLogger):
       `num_tokens_seen`. The summary has the last value of each metric, and the best of those of
       validation, such as `best/val/loss`.
     - A run that is continued is the same W&B run. Rows that it repeats after a crash were sent, and
-      are left out.
+      are left out; rows that were not, as the network was gone, are sent.
     - Without login, network or answer the run is kept offline, in `RUN_DIR/wandb/`;
-      `wandb sync` uploads it later. No question is ever asked, and training never waits.
+      `wandb sync` uploads it later. No question is ever asked, and training never waits for W&B,
+      nor ends with it.
 
     What WANDB_PROJECT, WANDB_ENTITY, WANDB_NAME, WANDB_RUN_ID, WANDB_TAGS and the like say goes
     before what is not given here; so a run started by `wandb agent` is the one of the sweep.
@@ -74,9 +75,13 @@ class WandbRun(WandbLogger):
             "notes": notes,
         }
         self._defaults: dict[str, Any] = {"project": PROJECT, "job_type": "fit"}
+        self._is_ours = False
         self._run_dir = Path()
+        self._shown_dir = Path()
         self._module: LightningModule | None = None
+        self._rows: Sequence[Mapping[str, float]] = ()
         self._sent = LastRows()
+        self._step_at_begin = -1
         self._next_row: int | None = None
         self._numbers: dict[str, tuple[int, float]] = {}
         self._best: dict[str, float] = {}
@@ -97,13 +102,14 @@ class WandbRun(WandbLogger):
             name: what the run is called: its configuration, a slash, and the folder's name.
             module: what is trained; says by `num_tokens_seen` how far it is.
             run_id: W&B's, of the run that goes on.
-            rows: what that run has logged so far.
+            rows: what that run has logged so far, with `step` and `train/tokens`.
         """
         # W&B's service writes from the folder that it was once started in.
-        self._run_dir = run_dir.absolute()
+        self._run_dir, self._shown_dir = run_dir.absolute(), run_dir
         self._save_dir = str(self._run_dir)
         self._module = module
         self._id = run_id
+        self._rows = rows
         for row in rows:
             self._take_best(row)
         self._defaults |= {
@@ -123,9 +129,12 @@ class WandbRun(WandbLogger):
         if self._experiment is None and getattr(self, "_attach_id", None) is not None:
             return super().experiment
         if self._experiment is None:
-            # Where there is one, an agent's function or a notebook began it.
-            self._experiment = self._begin() if wandb.run is None else wandb.run
+            # Where there is one, an agent's function or a notebook began it, and ends it.
+            self._is_ours = wandb.run is None
+            self._experiment = self._begin() if self._is_ours else wandb.run
             self._define_axis()
+            with self._without_fail():
+                self._send_what_is_missing()
         return self._experiment
 
     @property
@@ -134,50 +143,53 @@ class WandbRun(WandbLogger):
         run = self._experiment
         return run is not None and not run.disabled and not run.offline
 
+    @property
+    def url(self) -> str | None:
+        """Where the run is looked at; None where it is not online."""
+        run = self._experiment
+        return str(run.url) if run is not None and self.is_online else None
+
     def _begin(self) -> Any:
-        import wandb
+        seconds = FINISH_SECONDS_WITH_WEIGHTS if self._log_model else FINISH_SECONDS
+        run = begin_run(self._run_dir, seconds, self._arguments)
+        if run.offline and not run.disabled:
+            self._sent = read_last_rows(self._run_dir / "wandb", run.id)
+            if self._sent.wandb_step >= 0:
+                self._next_row = self._sent.wandb_step + 1  # else W&B would count from 0 again
+        return run
 
-        # W&B writes elsewhere where its folder is missing.
-        self._run_dir.mkdir(parents=True, exist_ok=True)
-        wanted: dict[str, Any] = {
-            "silent": True,
-            "console": "off",
-            "init_timeout": NETWORK_SECONDS,
-            "finish_timeout": FINISH_SECONDS_WITH_WEIGHTS if self._log_model else FINISH_SECONDS,
-            "x_transaction_log_flush_interval": FLUSH_SECONDS,
-        }
-        known = wandb.Settings.model_fields
-        quiet = wandb.Settings(**{name: v for name, v in wanted.items() if name in known})
-        said = _what_wandb_was_told(quiet)
-        arguments = self._arguments(said)
-        mode: str = said.mode
-        if mode == "online":
-            try:
-                if wandb.login(prompt=False, verify=False):
-                    return wandb.init(**arguments, settings=self._in_mode(quiet, mode))
-            except Exception as error:  # whatever it is, training goes on
-                what = type(error).__name__
-                rank_zero_warn(f"W&B cannot be reached ({what}); the run is kept offline")
-                # Its service holds the id of the run that failed, and refuses it a second time.
-                wandb.teardown()
-                wandb.setup(quiet)
-            mode = "offline"
-        self._sent = read_last_rows(self._run_dir / "wandb", str(arguments.get("id")))
-        if self._sent.wandb_step >= 0:
-            self._next_row = self._sent.wandb_step + 1  # else W&B would count from 0 again
+    @contextmanager
+    def _without_fail(self) -> Iterator[None]:
+        """Go on without W&B from where its service has died, or cannot write."""
         try:
-            return wandb.init(**arguments, settings=self._in_mode(quiet, mode))
+            yield
+        except (TypeError, ValueError):  # what was logged is wrong
+            raise
         except Exception as error:
-            rank_zero_warn(f"no W&B run ({type(error).__name__}: {error}); metrics.csv has it all")
-            return wandb.init(mode="disabled")
+            what = f"{type(error).__name__}: {error}".removesuffix(": ")
+            rank_zero_warn(f"W&B is lost ({what}); training goes on, and metrics.csv has it all")
+            self._experiment = no_run()
 
-    @staticmethod
-    def _in_mode(settings: Any, mode: str) -> Any:
-        return settings.model_copy(update={"mode": mode})
+    @rank_zero_only
+    def finish(self, exit_status: int = 0) -> None:
+        """End the run, and say what to type where not all of it could be uploaded.
+
+        W&B does so at the end of the process, too, but says nothing.
+
+        Args:
+            exit_status: of the process; other than 0, and W&B calls the run failed.
+        """
+        run: Any = self._experiment
+        if not self._is_ours or run.disabled or finish_run(run, exit_status):
+            return
+        if not run.offline:
+            part = self._shown_dir / "wandb" / Path(run.dir).parent.name
+            command = f"wandb sync --include-online {shlex.quote(str(part))}"
+            rank_zero_warn(f"W&B has not all of this run; to upload the rest: {command}")
 
     def _arguments(self, said: Any) -> dict[str, Any]:
         """Of `wandb.init`: what was given, else what W&B was told, else our defaults."""
-        arguments: dict[str, Any] = {"dir": str(self._run_dir), "resume": "allow"}
+        arguments: dict[str, Any] = {"resume": "allow"}
         of_settings = {
             "name": "run_name",
             "group": "run_group",
@@ -198,10 +210,21 @@ class WandbRun(WandbLogger):
         last = run.summary.get(STEP) if run.resumed else None
         if last is not None:
             self._sent = LastRows(int(last))
+        self._step_at_begin = self._sent.step
         run.define_metric(STEP)
         if self._axis == TOKENS:
             run.define_metric(TOKENS)
         run.define_metric("*", step_metric=self._axis, step_sync=True)
+
+    def _send_what_is_missing(self) -> None:
+        # An earlier part was cut off, or its network was; metrics.csv has its rows.
+        missing = [row for row in self._rows if row["step"] > self._sent.step]
+        for row in missing:
+            named = {name: value for name, value in row.items() if name != "step"}
+            self._send({STEP: int(row["step"]), **named})
+            self._sent = LastRows(int(row["step"]), frozenset(row))
+        if missing:
+            self._send_best(self._best)
 
     @property
     def _axis(self) -> str:
@@ -217,19 +240,25 @@ class WandbRun(WandbLogger):
             metrics: name to value, or to one of W&B's pictures and tables.
             step: Lightning's, which counts the steps before the one that is done.
         """
+        self.experiment  # noqa: B018 - begun first: it knows what was sent
         number = self._number(step)
         new = {name: v for name, v in metrics.items() if not self._was_sent(number, name, v)}
         if not new.keys() - {"epoch"}:
             return
         self._numbers |= {name: (number, v) for name, v in new.items() if isinstance(v, float)}
-        run = self.experiment
-        run.log({STEP: number, **self._tokens(), **new}, step=self._next_row, commit=True)
+        with self._without_fail():
+            self._send({STEP: number, **self._tokens(), **new})
+            self._send_best(self._take_best(new))
+
+    def _send(self, row: Mapping[str, Any]) -> None:
+        self.experiment.log(row, step=self._next_row, commit=True)
         self._next_row = None
-        # W&B's own minimum starts anew when a run goes on, and puts a table where sweeps and
-        # people look for the last value.
-        best = self._take_best(new)
+
+    def _send_best(self, best: Mapping[str, float]) -> None:
+        # W&B's own minimum starts anew when a run goes on, and puts a table where sweeps and people
+        # look for the last value.
         if best:
-            run.summary.update({f"best/{name}": value for name, value in best.items()})
+            self.experiment.summary.update({f"best/{name}": best[name] for name in best})
 
     @rank_zero_only
     def log_growing_table(
@@ -247,7 +276,7 @@ class WandbRun(WandbLogger):
         run = self.experiment
         table, num_sent, num_parts = self._tables.get(key, (None, 0, 0))
         if table is None and run.resumed:  # W&B puts what is added behind what it has
-            num_sent = sum(row[0] <= self._sent.step for row in rows)
+            num_sent = sum(row[0] <= self._step_at_begin for row in rows)
         if num_sent >= len(rows):
             return
         if table is not None and num_parts < MOST_INCREMENTS:
@@ -296,7 +325,8 @@ class WandbRun(WandbLogger):
     @rank_zero_only
     def log_config(self, config: Mapping[str, Any]) -> None:
         """Put what the run is made of into W&B's config, where runs are filtered by it."""
-        self.experiment.config.update(dict(config), allow_val_change=True)
+        with self._without_fail():
+            self.experiment.config.update(dict(config), allow_val_change=True)
 
     @rank_zero_only
     def log_config_file(self, path: Path) -> None:
@@ -305,7 +335,8 @@ class WandbRun(WandbLogger):
 
         artifact = wandb.Artifact(f"config-{self.experiment.id}", type="config")
         artifact.add_file(str(path), name=path.name)
-        self.experiment.log_artifact(artifact)
+        with self._without_fail():
+            self.experiment.log_artifact(artifact)
 
     @rank_zero_only
     def use_source(self, artifact: str | None) -> None:
@@ -323,7 +354,8 @@ class WandbRun(WandbLogger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Upload the best checkpoint where that was asked for, and remember its name."""
-        super().finalize(status)
+        with self._without_fail():
+            super().finalize(status)
         if self._logged_model_time:
             run = self.experiment
             name = f"{run.entity}/{run.project}/{self._checkpoint_name}:best"
@@ -332,24 +364,5 @@ class WandbRun(WandbLogger):
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
         """Lightning's, online."""
         if self.is_online:
-            super().after_save_checkpoint(checkpoint_callback)
-
-
-def _what_wandb_was_told(quiet: Any) -> Any:
-    """W&B's settings by the environment and its own files.
-
-    Raises:
-        InputError: it refuses one of them.
-    """
-    import wandb
-    from pydantic import ValidationError
-
-    try:
-        return wandb.setup(quiet).settings
-    except ValidationError as error:
-        (first, *_) = error.errors(include_url=False)
-        name = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"W&B refuses its setting {name}: {first['msg']}; mend WANDB_{name.upper()}, or train "
-            "without W&B by --trainer.logger=false"
-        ) from error
+            with self._without_fail():
+                super().after_save_checkpoint(checkpoint_callback)

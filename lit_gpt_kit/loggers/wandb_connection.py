@@ -1,0 +1,132 @@
+"""Begins and ends a W&B run, so that training neither asks for it, nor waits, nor fails."""
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lit_gpt_kit.errors import InputError
+
+NETWORK_SECONDS = 6
+"""How long a server may take to answer before the run is kept offline."""
+FLUSH_SECONDS = 1.0
+PATIENCE_SECONDS = 2.0
+"""How long the end of a run may take before it is said what it waits for."""
+
+
+def begin_run(
+    run_dir: Path, finish_seconds: int, arguments: Callable[[Any], Mapping[str, Any]]
+) -> Any:
+    """A W&B run: online for those who are logged in, offline for others and without an answer.
+
+    Args:
+        run_dir: in whose folder `wandb` it lies.
+        finish_seconds: how long its end may take where the network is slow, or gone.
+        arguments: of `wandb.init`, from the settings that W&B was told.
+
+    Raises:
+        InputError: W&B refuses one of those settings.
+    """
+    import wandb
+
+    # W&B writes elsewhere where its folder is missing.
+    run_dir.mkdir(parents=True, exist_ok=True)
+    wanted: dict[str, Any] = {
+        "silent": True,
+        "console": "off",
+        "init_timeout": NETWORK_SECONDS,
+        "finish_timeout": finish_seconds,
+        "finish_timeout_raises": True,
+        "x_transaction_log_flush_interval": FLUSH_SECONDS,
+    }
+    known = wandb.Settings.model_fields
+    quiet = wandb.Settings(**{name: v for name, v in wanted.items() if name in known})
+    said = _what_wandb_was_told(quiet)
+    given = {"dir": str(run_dir), **arguments(said)}
+    mode: str = said.mode
+    if mode == "online":
+        try:
+            if wandb.login(prompt=False, verify=False):
+                return _without_questions(wandb.init(**given, settings=_in_mode(quiet, mode)))
+        except Exception as error:  # whatever it is, training goes on
+            what = type(error).__name__
+            rank_zero_warn(f"W&B cannot be reached ({what}); the run is kept offline")
+            # Its service holds the id of the run that failed, and refuses it a second time.
+            wandb.teardown()
+            wandb.setup(quiet)
+        mode = "offline"
+    try:
+        return wandb.init(**given, settings=_in_mode(quiet, mode))
+    except Exception as error:
+        rank_zero_warn(f"no W&B run ({type(error).__name__}: {error}); metrics.csv has it all")
+        return no_run()
+
+
+def no_run() -> Any:
+    """A run that takes everything and keeps nothing, in place of one whose service is lost."""
+    import wandb
+
+    with suppress(Exception):  # else it would complain when the process ends
+        wandb.teardown()
+    return wandb.init(mode="disabled")
+
+
+def finish_run(run: Any, exit_status: int = 0) -> bool:
+    """End a run, and say what that waits for where it takes long.
+
+    Args:
+        run: of W&B.
+        exit_status: other than 0, and W&B calls the run failed.
+
+    Returns:
+        Whether all of it was written, and where the run is online, uploaded.
+    """
+    longest = run.settings.finish_timeout
+    limit = f", for {longest:g} seconds at most" if longest else ""
+    waiting = threading.Timer(
+        PATIENCE_SECONDS, print, [f"uploading to W&B{limit} ..."], {"flush": True}
+    )
+    waiting.daemon = True
+    waiting.start()
+    try:
+        run.finish(exit_status)
+    except Exception:  # it took too long, or the service is no more
+        return False
+    finally:
+        waiting.cancel()
+    return True
+
+
+def _in_mode(settings: Any, mode: str) -> Any:
+    return settings.model_copy(update={"mode": mode})
+
+
+def _without_questions(run: Any) -> Any:
+    # At each table and checkpoint W&B asks the server whether a thing of its name has another type,
+    # and waits for the answer, a long time where the network is gone. Ours have the run's id.
+    if hasattr(run, "_assert_can_log_artifact"):
+        run._assert_can_log_artifact = lambda artifact: None
+    return run
+
+
+def _what_wandb_was_told(quiet: Any) -> Any:
+    """W&B's settings by the environment and its own files.
+
+    Raises:
+        InputError: it refuses one of them.
+    """
+    import wandb
+    from pydantic import ValidationError
+
+    try:
+        return wandb.setup(quiet).settings
+    except ValidationError as error:
+        (first, *_) = error.errors(include_url=False)
+        name = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"W&B refuses its setting {name}: {first['msg']}; mend WANDB_{name.upper()}, or train "
+            "without W&B by --trainer.logger=false"
+        ) from error
