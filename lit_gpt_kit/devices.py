@@ -17,6 +17,9 @@ TERA = 10**12
 PRODUCT_SIZE = 1024
 """Rows and columns of the matrices that a CPU is measured with."""
 
+CPU_INSTRUCTIONS = {"amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16"}
+"""What a CPU's torch multiplies bfloat16 with, as `torch.cpu.get_capabilities` calls it."""
+
 USABLE_OF_CPU = 0.6
 """The heap has gaps once freed memory is kept, of half to two thirds of what a step needs."""
 
@@ -91,6 +94,17 @@ def device_of_driver(name: str) -> Device | None:
     if " MIG " in name:
         return None  # a slice of a device has a share of its peak
     return next((d for d in DEVICES.values() if re.fullmatch(d.pattern, name)), None)
+
+
+def cpu_instructions() -> str | None:
+    """What this processor multiplies bfloat16 with; None where it has nothing for it."""
+    import torch
+
+    if hasattr(torch.cpu, "get_capabilities"):
+        has = torch.cpu.get_capabilities()
+    else:  # an older torch tells no more
+        has = {"avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
+    return next((name for key, name in CPU_INSTRUCTIONS.items() if has.get(key)), None)
 
 
 def measure_cpu() -> Device:

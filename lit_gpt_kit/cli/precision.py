@@ -10,10 +10,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import Accelerator, CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.plugins import Precision
 
+from lit_gpt_kit.devices import cpu_instructions
 from lit_gpt_kit.errors import InputError
-
-CPU_INSTRUCTIONS = {"amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16"}
-"""What a CPU's torch multiplies bfloat16 with, as `torch.cpu.get_capabilities` calls it."""
 
 
 class PrecisionTrainer(Trainer):
@@ -103,15 +101,6 @@ def check_precision(precision: str | int | None, accelerator: str | Accelerator 
             "32-true is faster",
             stacklevel=2,
         )
-
-
-def cpu_instructions() -> str | None:
-    """What this processor multiplies bfloat16 with; None where it has nothing for it."""
-    if hasattr(torch.cpu, "get_capabilities"):
-        has = torch.cpu.get_capabilities()
-    else:  # an older torch tells no more
-        has = {"avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
-    return next((name for key, name in CPU_INSTRUCTIONS.items() if has.get(key)), None)
 
 
 def _is_cuda(accelerator: str | Accelerator) -> bool:

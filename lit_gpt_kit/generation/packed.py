@@ -20,7 +20,6 @@ MAX_PACKED_BYTES = 4 * 2**30
 ROWS_HINT = 8
 """The layout for so few rows serves one row and a long prompt as well."""
 NUM_SAMPLES = 32
-DTYPES = frozenset({torch.float32, torch.bfloat16})
 
 Signature = tuple[tuple[int, ...], tuple[tuple[int | float, ...], ...]]
 _packed: "WeakKeyDictionary[GPT, tuple[Signature, GPT]]" = WeakKeyDictionary()
@@ -52,7 +51,8 @@ class PackedLinear(nn.Module):
 
 def pack(model: GPT) -> GPT:
     """The network with packed matrices, all else shared with `model`; or `model` where that is not
-    to be had: on another device, in training, with hooks, or too large.
+    to be had: on another device, in a type that the processor has no kernel for, in training, with
+    hooks, or too large.
 
     The copy is kept until the weights change or the network goes.
     """
@@ -69,7 +69,9 @@ def pack(model: GPT) -> GPT:
             if isinstance(child, LoRALinear) and _only_multiplies(child.base):
                 # One matrix instead of three, and DoRA's lengths once instead of for each token.
                 setattr(module, name, PackedLinear(child.merged(model.dtype)))
-            elif _only_multiplies(child) and not isinstance(module, LoRALinear):
+            elif isinstance(module, LoRALinear) or not _only_multiplies(child):
+                continue
+            elif _has_kernel(child.weight.dtype):  # frozen weights may have another than the rest
                 setattr(module, name, PackedLinear(child))
     _packed[model] = (signature, fast)
     return fast
@@ -79,14 +81,21 @@ def _only_multiplies(module: nn.Module) -> TypeGuard[nn.Linear]:
     return type(module) in (nn.Linear, Head)  # subclasses do more
 
 
+def _has_kernel(dtype: torch.dtype) -> bool:
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    if dtype == torch.bfloat16:  # not on every processor
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
+
+
 def _can_pack(model: GPT) -> bool:
     for module in model.modules():
         if module._compiled_call_impl is not None:
             return False  # the compiler has layouts and kernels of its own
         if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
             return False  # somebody watches or changes this network, not a copy of it
-    has_kernel = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    if model.device.type != "cpu" or model.dtype not in DTYPES or not has_kernel:
+    if model.device.type != "cpu" or not _has_kernel(model.dtype):
         return False
     return sum(p.nbytes for p in model.parameters()) <= MAX_PACKED_BYTES
 

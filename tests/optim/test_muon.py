@@ -18,6 +18,15 @@ from tests.tiny import TINY, make_task, make_trainer
 CONFIG = GPTConfig(vocab_size=17, num_layers=2, num_heads=2, embed_dim=8, block_size=4)
 
 
+INSTRUCTIONS = "lit_gpt_kit.optim.muon.cpu_instructions"
+
+
+@pytest.fixture
+def _bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers that torch works in, also where that is slow."""
+    monkeypatch.setattr(INSTRUCTIONS, lambda: "some")
+
+
 def draw_gradients(model: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
@@ -31,6 +40,7 @@ def parts_of(model: GPT) -> dict[str, list[nn.Parameter]]:
 # ---- the step ----
 
 
+@pytest.mark.usefixtures("_bfloat16")
 def test_steps_are_those_of_torchs_two_optimisers() -> None:
     ours, theirs = GPT(CONFIG), GPT(CONFIG)
     theirs.load_state_dict(ours.state_dict())
@@ -60,18 +70,26 @@ def test_steps_are_those_of_torchs_two_optimisers() -> None:
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7, msg=name)
 
 
+@pytest.mark.usefixtures("_bfloat16")
 @pytest.mark.parametrize("shape", [(3, 6, 6), (2, 12, 4), (2, 4, 12), (1, 7, 3)])
 def test_orthogonalize_is_torchs(shape: tuple[int, ...]) -> None:
     matrices = torch.randn(shape)
     theirs = [_zeropower_via_newtonschulz(m, COEFFICIENTS, 5, 1e-7) for m in matrices]
-    assert torch.equal(orthogonalize(matrices), torch.stack(theirs))
+    # A processor may sum a stack of products in another order than one product.
+    torch.testing.assert_close(orthogonalize(matrices), torch.stack(theirs), rtol=0.02, atol=0.01)
 
 
-def test_singular_values_become_about_one() -> None:
+@pytest.mark.parametrize("instructions", ["AMX bf16", None])
+def test_singular_values_become_about_one(
+    instructions: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(INSTRUCTIONS, lambda: instructions)
     # Jordan et al.: whatever they were, they end in a band around 1.
     left, right = (torch.linalg.qr(torch.randn(32, 32)).Q for _ in range(2))
     matrix = left @ torch.diag(torch.logspace(-0.5, 1, 32)) @ right
-    values = torch.linalg.svdvals(orthogonalize(matrix[None])[0].float())
+    found = orthogonalize(matrix[None])[0]
+    assert found.dtype == (torch.bfloat16 if instructions else torch.float32)
+    values = torch.linalg.svdvals(found.float())
     assert 0.6 < float(values.min()) < float(values.max()) < 1.3
 
 
@@ -85,7 +103,8 @@ def test_a_matrix_without_gradient_stays() -> None:
     assert changed == {"blocks.0.mlp.up.weight"}
 
 
-def test_experts_are_matrices_each(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("_bfloat16")
+def test_experts_are_matrices_each() -> None:
     stack = nn.Parameter(torch.zeros(3, 4, 6))
     stack.grad = torch.randn(3, 4, 6)
     MuonAdamW([{"params": [stack], "part": "hidden"}], lr=1.0).step()
@@ -94,7 +113,7 @@ def test_experts_are_matrices_each(tmp_path: Path) -> None:
         alone = nn.Parameter(torch.zeros(4, 6))
         alone.grad = gradient
         torch.optim.Muon([alone], lr=1.0, weight_decay=0.0).step()
-        torch.testing.assert_close(moved, alone.detach())
+        torch.testing.assert_close(moved, alone.detach(), rtol=0.02, atol=0.01)
 
 
 # ---- groups ----
