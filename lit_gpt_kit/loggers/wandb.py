@@ -168,7 +168,7 @@ class WandbRun(WandbLogger):
         except Exception as error:
             what = f"{type(error).__name__}: {error}".removesuffix(": ")
             rank_zero_warn(f"W&B is lost ({what}); training goes on, and metrics.csv has it all")
-            self._experiment = no_run()
+            self._experiment = no_run(self._experiment)
 
     @rank_zero_only
     def finish(self, exit_status: int = 0) -> None:

@@ -65,13 +65,18 @@ def begin_run(
         return no_run()
 
 
-def no_run() -> Any:
-    """A run that takes everything and keeps nothing, in place of one whose service is lost."""
+def no_run(lost: Any = None) -> Any:
+    """A run that takes everything and keeps nothing.
+
+    Args:
+        lost: the run that it replaces.
+    """
     import wandb
 
-    with suppress(Exception):  # else it would complain when the process ends
-        wandb.teardown()
-    return wandb.init(mode="disabled")
+    if lost is not None and lost is wandb.run:
+        with suppress(Exception):  # else its service would complain when the process ends
+            wandb.teardown()
+    return wandb.init(mode="disabled", reinit="create_new")
 
 
 def finish_run(run: Any, exit_status: int = 0) -> bool:
@@ -84,7 +89,7 @@ def finish_run(run: Any, exit_status: int = 0) -> bool:
     Returns:
         Whether all of it was written, and where the run is online, uploaded.
     """
-    longest = run.settings.finish_timeout
+    longest = getattr(run.settings, "finish_timeout", 0)  # not in every version
     limit = f", for {longest:g} seconds at most" if longest else ""
     waiting = threading.Timer(
         PATIENCE_SECONDS, print, [f"uploading to W&B{limit} ..."], {"flush": True}
