@@ -1,8 +1,10 @@
 """Where a run lies beside its reference, in numbers and in plain words."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Literal
 
 from lit_gpt_kit.references.matching import find_reference
@@ -134,13 +136,21 @@ def read_curve(rows: Iterable[Mapping[str, Any]], metric: str) -> list[tuple[flo
     for row in rows:
         step, value = _number(row, STEP), _number(row, metric)
         if step is not None and value is not None and len(known) > 1:
-            points.append((_tokens_at(step, known), value))
+            points.append((tokens_at(step, known), value))
     return points
 
 
-def _tokens_at(step: float, known: Sequence[tuple[float, float]]) -> float:
-    after = next((n for n, (s, _) in enumerate(known) if s >= step), len(known) - 1)
-    (step_a, tokens_a), (step_b, tokens_b) = known[max(after - 1, 0)], known[max(after, 1)]
+def tokens_at(step: float, known: Sequence[tuple[float, float]]) -> float:
+    """Tokens seen after a step: in a line between the steps at which they were logged.
+
+    Behind the last of these they go on as they did before it.
+
+    Args:
+        step: the number of finished steps.
+        known: step and tokens, at least two of them, in order.
+    """
+    after = min(max(bisect_left(known, step, key=itemgetter(0)), 1), len(known) - 1)
+    (step_a, tokens_a), (step_b, tokens_b) = known[after - 1], known[after]
     return tokens_a + (tokens_b - tokens_a) * (step - step_a) / (step_b - step_a)
 
 

@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import re
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import yaml
 
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.loggers.metrics_file import FILE, STEP, MetricsFile, read_metrics
+from lit_gpt_kit.references.verdict import tokens_at
 from lit_gpt_kit.report.samples import Sample, parse_samples
 
 TIMESTAMP = re.compile(r"(\d{8}-\d{6})(-\d+)?")
@@ -111,22 +111,13 @@ class Run:
         return datetime.strptime(found[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
 
     def _tokens_at(self, step: int) -> float | None:
-        """Tokens seen after a step; where none were logged, in proportion between those that were.
-
-        Behind the last logged step they go on as they did before it.
-        """
-        steps, tokens = self._known_tokens
-        if len(steps) < 2:
-            return None
-        after = min(max(bisect_left(steps, step), 1), len(steps) - 1)
-        share = (step - steps[after - 1]) / (steps[after] - steps[after - 1])
-        return tokens[after - 1] + share * (tokens[after] - tokens[after - 1])
+        return tokens_at(step, self._known_tokens) if len(self._known_tokens) > 1 else None
 
     @cached_property
-    def _known_tokens(self) -> tuple[list[int], list[float]]:
+    def _known_tokens(self) -> list[tuple[float, float]]:
         known = {step: to_number(row.get(TOKENS)) for step, row in self.metrics.rows.items()}
         steps = [step for step in sorted(known) if step and math.isfinite(known[step])]
-        return [0, *steps], [0.0, *(known[step] for step in steps)]
+        return [(0.0, 0.0), *((float(step), known[step]) for step in steps)]
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
