@@ -14,8 +14,9 @@ from lit_gpt_kit.errors import InputError
 
 MIB, GIB = 2**20, 2**30
 TERA = 10**12
-PRODUCT_SIZE = 1024
-"""Rows and columns of the matrices that a CPU is measured with."""
+PRODUCT_SIZE, EMULATED_PRODUCT_SIZE = 1024, 256
+"""Rows and columns of the matrices that a CPU is measured with; fewer in bfloat16 where it has no
+instructions for that: a product of the others would take seconds."""
 
 CPU_INSTRUCTIONS = {"amx_bf16": "AMX bf16", "avx512_bf16": "AVX-512 bf16"}
 """What a CPU's torch multiplies bfloat16 with, as `torch.cpu.get_capabilities` calls it."""
@@ -128,11 +129,13 @@ def measure_peak(dtype: str, num_threads: int, seconds: float = 0.2) -> float:
     """
     import torch
 
-    left, right = torch.randn(2, PRODUCT_SIZE, PRODUCT_SIZE, dtype=getattr(torch, dtype))
+    is_emulated = dtype == "bfloat16" and cpu_instructions() is None
+    size = EMULATED_PRODUCT_SIZE if is_emulated else PRODUCT_SIZE
+    left, right = torch.randn(2, size, size, dtype=getattr(torch, dtype))
     best = 0.0
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
         torch.mm(left, right)
-        best = max(best, 2 * PRODUCT_SIZE**3 / (time.perf_counter() - start))
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
     return best

@@ -24,6 +24,7 @@ from lit_gpt_kit.cli.plan_lines import (
     describe_step,
     describe_time,
 )
+from lit_gpt_kit.cli.precision import choose_precision
 from lit_gpt_kit.cli.train import quieten_libraries
 from lit_gpt_kit.devices import CPU, find_device
 from lit_gpt_kit.errors import InputError, MissingFileError
@@ -39,7 +40,6 @@ OWN_OPTIONS = ("devices", "device", "utilization", "price_per_hour", "show")
 PRECISIONS: dict[str, Precision] = {
     "32": "fp32", "32-true": "fp32", "bf16": "bf16-mixed", "bf16-mixed": "bf16-mixed",
     "16": "bf16-mixed", "16-mixed": "bf16-mixed", "bf16-true": "bf16", "16-true": "bf16",
-    "auto": "bf16-mixed",
 }  # fmt: skip
 """The Trainer's precision -> the one whose memory it takes."""
 SHARDED = ("fsdp", "modelparallel", "sharded", "deepspeed")
@@ -63,7 +63,8 @@ class PlanningCLI(DryCLI):
     name = "plan"
     description = (
         "Says whether a run fits its devices, how long it takes and what it costs. Takes what "
-        "`lit-gpt fit` takes; nothing is built and no text is read."
+        "`lit-gpt fit` takes; nothing is built, and no text is read but for its characters, where "
+        "they are the vocabulary."
     )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -120,9 +121,12 @@ class PlanningCLI(DryCLI):
             print("\n".join(table_of_parts(config, beside)))
             return
         precision = str(trainer.precision or "32-true")
+        if precision == "auto":
+            on_cpu = self._device.name == CPU
+            precision = choose_precision("cpu")[0] if on_cpu else "bf16-mixed"
         if precision not in PRECISIONS:
             raise InputError(f"plan does not know trainer.precision={precision}; known: "
-                             f"{', '.join(PRECISIONS)}")  # fmt: skip
+                             f"{', '.join([*PRECISIONS, 'auto'])}")  # fmt: skip
         data: Any = self.datamodule
         planned = Run(
             config,

@@ -13,6 +13,7 @@ from lit_gpt_kit.loggers.run_facts import collect_facts, now, read_run, write_ru
 from lit_gpt_kit.loggers.wandb import WandbRun
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
+WANDB_KEYS = ("id", "project", "entity")
 CURVE_KEYS = ("seed_everything", "model", "data")
 """Of a configuration: what decides the loss of a step."""
 
@@ -42,25 +43,28 @@ class RunRecord:
         for logger in loggers if isinstance(loggers, list) else []:
             if isinstance(logger, WandbRun):
                 rows = _read_rows(self.run_dir / FILE)
-                run_id = read_run(self.run_dir).get("wandb_id")
+                known = read_run(self.run_dir)
+                place = {key: known.get(f"wandb_{key}") for key in WANDB_KEYS}
                 if rows and rows[-1]["step"] > self.step and self._has_other_curve(config_text):
-                    rows, run_id = [], None
-                logger.place_in(self.run_dir, self.name, module, run_id, rows)
+                    rows, place["id"] = [], None
+                logger.place_in(self.run_dir, self.name, module, place, rows)
 
     def begin(self, trainer: Trainer, module: LightningModule, config_text: str) -> None:
         """Write run.json, and tell W&B the same; on the first rank, when all is built."""
         before = read_run(self.run_dir)
         runs = [logger for logger in trainer.loggers if isinstance(logger, WandbRun)]
-        wandb_id = runs[0].version if runs else before.get("wandb_id")
+        where = {f"wandb_{key}": before.get(f"wandb_{key}") for key in WANDB_KEYS}
+        if runs:
+            where |= {f"wandb_{key}": value for key, value in runs[0].place.items()}
         facts = {"started": now(), "name": self.name, **self._facts(trainer, module)}
-        record = {**facts, "lineage": self._lineage(module), "wandb_id": wandb_id}
+        record = {**facts, "lineage": self._lineage(module), **where}
         if before:  # the run goes on: only what is new is told again
             new = {key: value for key, value in facts.items() if value != before.get(key)}
             # It may have begun within the second in which the run did.
             when = {"started": facts["started"], "step": self.step}
             new |= when | {"checkpoint": str(self.checkpoint)}
             continued = [*before.get("continued", []), new]
-            record = {**before, "wandb_id": wandb_id, "continued": continued}
+            record = {**before, **where, "continued": continued}
         write_run(self.run_dir, record)
         for logger in runs:
             logger.log_config({**yaml.safe_load(config_text), "run": record})

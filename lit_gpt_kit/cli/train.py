@@ -36,6 +36,7 @@ from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers, seal_
 from lit_gpt_kit.cli.interrupt import StopOnInterrupt
 from lit_gpt_kit.cli.launched import ends_with_its_ranks
 from lit_gpt_kit.cli.lightning_words import reword
+from lit_gpt_kit.cli.main import FAULT
 from lit_gpt_kit.cli.model_table import PartsTable
 from lit_gpt_kit.cli.precision import PrecisionTrainer, choose_precision, chooses_precision
 from lit_gpt_kit.cli.run_folder import (
@@ -296,8 +297,11 @@ class TrainingCLI(LightningCLI):
             self._forget_run_folder()
             self.record.end(self.trainer, self.exit_status)
             return
-        except (ValueError, MisconfigurationException, RuntimeError) as error:
+        except Exception as error:
             self._forget_run_folder()
+            self.record.end(self.trainer, FAULT)
+            if not isinstance(error, (ValueError, MisconfigurationException, RuntimeError)):
+                raise
             known = _comes_from_lightning(error) and reword(str(error))
             if known:
                 raise InputError(known) from error

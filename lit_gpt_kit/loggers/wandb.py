@@ -1,10 +1,12 @@
 """The W&B run of a run folder: online for those who are logged in, offline for all others."""
 
+import math
 import secrets
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -20,7 +22,7 @@ from lit_gpt_kit.loggers.wandb_file import STEP, LastRows, read_last_rows
 
 PROJECT = "lit-gpt"
 TOKENS = "train/tokens"
-FINISH_SECONDS, FINISH_SECONDS_WITH_WEIGHTS = 30, 3600
+FINISH_SECONDS, FINISH_SECONDS_WITH_WEIGHTS = 20, 3600
 """How long the end of a run may take where the network is slow, or gone."""
 MOST_INCREMENTS = 50
 """W&B shows the last hundred parts of a table."""
@@ -81,7 +83,6 @@ class WandbRun(WandbLogger):
         self._module: LightningModule | None = None
         self._rows: Sequence[Mapping[str, float]] = ()
         self._sent = LastRows()
-        self._step_at_begin = -1
         self._next_row: int | None = None
         self._numbers: dict[str, tuple[int, float]] = {}
         self._best: dict[str, float] = {}
@@ -92,7 +93,7 @@ class WandbRun(WandbLogger):
         run_dir: Path,
         name: str,
         module: LightningModule,
-        run_id: str | None = None,
+        place: Mapping[str, str | None] = MappingProxyType({}),
         rows: Sequence[Mapping[str, float]] = (),
     ) -> None:
         """Say where the run lies and what it is called, before it begins.
@@ -101,18 +102,20 @@ class WandbRun(WandbLogger):
             run_dir: the run folder.
             name: what the run is called: its configuration, a slash, and the folder's name.
             module: what is trained; says by `num_tokens_seen` how far it is.
-            run_id: W&B's, of the run that goes on.
+            place: of the run that goes on, as `place` was then; what W&B is told goes before it.
             rows: what that run has logged so far, with `step` and `train/tokens`.
         """
         # W&B's service writes from the folder that it was once started in.
         self._run_dir, self._shown_dir = run_dir.absolute(), run_dir
         self._save_dir = str(self._run_dir)
         self._module = module
-        self._id = run_id
+        self._id = place.get("id")
         self._rows = rows
         for row in rows:
             self._take_best(row)
         self._defaults |= {
+            "project": place.get("project") or PROJECT,
+            "entity": place.get("entity"),
             "name": name,
             "group": name.partition("/")[0],
             "tags": [type(module).__name__],
@@ -142,6 +145,14 @@ class WandbRun(WandbLogger):
         """Whether the run is being uploaded."""
         run = self._experiment
         return run is not None and not run.disabled and not run.offline
+
+    @property
+    def place(self) -> dict[str, str | None]:
+        """The run's id, project and entity, the last of which is known online alone."""
+        run = self.experiment
+        if run.disabled:
+            return {}
+        return {"id": run.id, "project": run.project or None, "entity": run.entity or None}
 
     @property
     def url(self) -> str | None:
@@ -180,9 +191,17 @@ class WandbRun(WandbLogger):
             exit_status: of the process; other than 0, and W&B calls the run failed.
         """
         run: Any = self._experiment
-        if not self._is_ours or run.disabled or finish_run(run, exit_status):
+        if not self._is_ours:
             return
-        if not run.offline:
+        is_whole = False
+        try:
+            is_whole = finish_run(run, exit_status)
+        finally:
+            if not is_whole:  # also where somebody did not want to wait
+                self._say_how_to_upload(run)
+
+    def _say_how_to_upload(self, run: Any) -> None:
+        if not run.offline and not run.disabled:
             part = self._shown_dir / "wandb" / Path(run.dir).parent.name
             command = f"wandb sync --include-online {shlex.quote(str(part))}"
             rank_zero_warn(f"W&B has not all of this run; to upload the rest: {command}")
@@ -197,7 +216,7 @@ class WandbRun(WandbLogger):
             "job_type": "run_job_type",
         }
         for name, default in self._defaults.items():
-            if getattr(said, of_settings.get(name, name)) is None:
+            if default is not None and getattr(said, of_settings.get(name, name)) is None:
                 arguments[name] = default
         arguments |= {name: value for name, value in self._given.items() if value is not None}
         if said.run_id is None:
@@ -210,7 +229,6 @@ class WandbRun(WandbLogger):
         last = run.summary.get(STEP) if run.resumed else None
         if last is not None:
             self._sent = LastRows(int(last))
-        self._step_at_begin = self._sent.step
         run.define_metric(STEP)
         if self._axis == TOKENS:
             run.define_metric(TOKENS)
@@ -218,13 +236,30 @@ class WandbRun(WandbLogger):
 
     def _send_what_is_missing(self) -> None:
         # An earlier part was cut off, or its network was; metrics.csv has its rows.
-        missing = [row for row in self._rows if row["step"] > self._sent.step]
-        for row in missing:
-            named = {name: value for name, value in row.items() if name != "step"}
-            self._send({STEP: int(row["step"]), **named})
+        for row in self._rows:
+            if row["step"] < self._sent.step:
+                continue
+            is_begun = row["step"] == self._sent.step
+            new = {
+                name: value
+                for name, value in row.items()
+                if not (is_begun and self._is_in_last_row(name, value))
+            }
+            if new.keys() - {"step", TOKENS}:
+                new[STEP] = int(new.pop("step"))
+                self._send(new)
+                self._send_best(self._best)
             self._sent = LastRows(int(row["step"]), frozenset(row))
-        if missing:
-            self._send_best(self._best)
+
+    def _is_in_last_row(self, name: str, value: float) -> bool:
+        if name in ("step", TOKENS):
+            return False
+        if self._sent.names:
+            return name in self._sent.names
+        # W&B says what came last of each; validation may not have come.
+        known = self.experiment.summary.get(name)
+        is_number = isinstance(known, (int, float))
+        return name.startswith("train/") or (is_number and math.isclose(known, value, rel_tol=1e-5))
 
     @property
     def _axis(self) -> str:
@@ -276,7 +311,8 @@ class WandbRun(WandbLogger):
         run = self.experiment
         table, num_sent, num_parts = self._tables.get(key, (None, 0, 0))
         if table is None and run.resumed:  # W&B puts what is added behind what it has
-            num_sent = sum(row[0] <= self._step_at_begin for row in rows)
+            last = run.summary.get(f"{key}/step", -1)
+            num_sent = sum(row[0] <= last for row in rows)
         if num_sent >= len(rows):
             return
         if table is not None and num_parts < MOST_INCREMENTS:
@@ -288,7 +324,9 @@ class WandbRun(WandbLogger):
             table = wandb.Table(columns=list(columns), data=data, log_mode="INCREMENTAL")
             num_parts = 0
         self._tables[key] = (table, len(rows), num_parts + 1)
-        self.log_metrics({key: table})
+        with self._without_fail():
+            self._send({STEP: self._number(None), **self._tokens(), key: table})
+            self.experiment.summary.update({f"{key}/step": rows[-1][0]})
 
     def _number(self, step: int | None) -> int:
         if step is not None:
@@ -356,7 +394,7 @@ class WandbRun(WandbLogger):
         """Upload the best checkpoint where that was asked for, and remember its name."""
         with self._without_fail():
             super().finalize(status)
-        if self._logged_model_time:
+        if self._logged_model_time and self.is_online:
             run = self.experiment
             name = f"{run.entity}/{run.project}/{self._checkpoint_name}:best"
             write_run(self._run_dir, {**read_run(self._run_dir), "wandb_artifact": name})

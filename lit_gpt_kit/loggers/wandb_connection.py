@@ -10,9 +10,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_gpt_kit.errors import InputError
 
-NETWORK_SECONDS = 6
+NETWORK_SECONDS = 4
 """How long a server may take to answer before the run is kept offline."""
 FLUSH_SECONDS = 1.0
+FINISH_SECONDS_OF_AN_INTERRUPTED = 5
+"""Who stops a run, or whose job is stopped, does not wait."""
 PATIENCE_SECONDS = 2.0
 """How long the end of a run may take before it is said what it waits for."""
 
@@ -52,7 +54,7 @@ def begin_run(
             if wandb.login(prompt=False, verify=False):
                 return _without_questions(wandb.init(**given, settings=_in_mode(quiet, mode)))
         except Exception as error:  # whatever it is, training goes on
-            what = type(error).__name__
+            what = _in_a_line(error)
             rank_zero_warn(f"W&B cannot be reached ({what}); the run is kept offline")
             # Its service holds the id of the run that failed, and refuses it a second time.
             wandb.teardown()
@@ -61,7 +63,7 @@ def begin_run(
     try:
         return wandb.init(**given, settings=_in_mode(quiet, mode))
     except Exception as error:
-        rank_zero_warn(f"no W&B run ({type(error).__name__}: {error}); metrics.csv has it all")
+        rank_zero_warn(f"no W&B run ({_in_a_line(error)}); metrics.csv has it all")
         return no_run()
 
 
@@ -74,8 +76,7 @@ def no_run(lost: Any = None) -> Any:
     import wandb
 
     if lost is not None and lost is wandb.run:
-        with suppress(Exception):  # else its service would complain when the process ends
-            wandb.teardown()
+        _end_service()  # which would complain, or wait, when the process ends
     return wandb.init(mode="disabled", reinit="create_new")
 
 
@@ -89,20 +90,47 @@ def finish_run(run: Any, exit_status: int = 0) -> bool:
     Returns:
         Whether all of it was written, and where the run is online, uploaded.
     """
-    longest = getattr(run.settings, "finish_timeout", 0)  # not in every version
-    limit = f", for {longest:g} seconds at most" if longest else ""
-    waiting = threading.Timer(
-        PATIENCE_SECONDS, print, [f"uploading to W&B{limit} ..."], {"flush": True}
-    )
-    waiting.daemon = True
-    waiting.start()
+    seconds = getattr(run.settings, "finish_timeout", 0)  # not in every version
+    if exit_status and seconds:
+        seconds = min(seconds, FINISH_SECONDS_OF_AN_INTERRUPTED)
+    is_whole = threading.Event()
+    ending = threading.Thread(target=_finish, args=(run, exit_status, is_whole), daemon=True)
+    ending.start()
     try:
-        run.finish(exit_status)
-    except Exception:  # it took too long, or the service is no more
-        return False
+        ending.join(PATIENCE_SECONDS)
+        if ending.is_alive():
+            limit = f", for {seconds:g} seconds at most" if seconds else ""
+            print(f"uploading to W&B{limit} ...", flush=True)
+            ending.join(seconds - PATIENCE_SECONDS if seconds else None)
     finally:
-        waiting.cancel()
-    return True
+        if not is_whole.is_set():
+            _end_service()
+            ending.join(PATIENCE_SECONDS)  # it clears `wandb.run`
+    return is_whole.is_set()
+
+
+def _finish(run: Any, exit_status: int, is_whole: threading.Event) -> None:
+    with suppress(Exception):  # it took too long, or the service is no more
+        run.finish(exit_status)
+        is_whole.set()
+
+
+def _end_service() -> None:
+    # W&B's own limit does not hold while an artifact waits for the network, and the end of the
+    # process would wait for its service without any. What it has is in the run's file by now.
+    import wandb
+
+    connection = getattr(wandb.setup(), "_connection", None)
+    process = getattr(getattr(connection, "_proc", None), "_process", None)
+    if process is not None:
+        process.kill()
+    with suppress(Exception, SystemExit):  # W&B exits as its service did
+        wandb.teardown()
+
+
+def _in_a_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _in_mode(settings: Any, mode: str) -> Any:
@@ -114,6 +142,9 @@ def _without_questions(run: Any) -> Any:
     # and waits for the answer, a long time where the network is gone. Ours have the run's id.
     if hasattr(run, "_assert_can_log_artifact"):
         run._assert_can_log_artifact = lambda artifact: None
+    # At the first of them it asks whether the login is good; now is when that can be waited for.
+    if hasattr(run, "_public_api"):
+        run._public_api()
     return run
 
 

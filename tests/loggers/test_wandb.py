@@ -78,7 +78,9 @@ def test_values_are_those_of_metrics_csv(project: Path, parts: list[OfflineRun])
 
 def test_a_run_that_goes_on_is_the_same_run(project: Path, parts: list[OfflineRun]) -> None:
     first, second = (part.run for part in parts)
-    assert first.run_id == second.run_id == read_run(project / "one")["wandb_id"]
+    record = read_run(project / "one")
+    assert first.run_id == second.run_id == record["wandb_id"]
+    assert first.project == second.project == record["wandb_project"]
     counts = [row["_step"] for part in parts for row in part.history]
     assert counts == list(range(len(counts)))  # which W&B would begin at 0 again
 
@@ -204,7 +206,7 @@ def test_what_wandb_was_told_goes_before_our_defaults(
 ) -> None:
     for name in ("NAME", "PROJECT", "RUN_ID", "RUN_GROUP"):
         monkeypatch.setenv(f"WANDB_{name}", f"my-{name.lower()}")
-    logger = place(WandbRun(group="given", tags=["a", "b"]), tmp_path, run_id="ours")
+    logger = place(WandbRun(group="given", tags=["a", "b"]), tmp_path, place={"id": "ours"})
     logger.log_metrics({"a": 1.0}, step=0)
     wandb.finish()
     (part,) = offline_runs(tmp_path)

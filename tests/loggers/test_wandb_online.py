@@ -1,10 +1,12 @@
 """What reaches a W&B server, also one that goes away."""
 
+import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,24 +160,50 @@ def test_no_table_waits_for_an_answer(tmp_path: Path, online: WandbServer) -> No
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_sends_what_an_earlier_part_could_not(
+def test_a_run_that_goes_on_sends_what_earlier_parts_could_not(
     tmp_path: Path, online: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run = Run(tmp_path)
+    run.log(1)
+    run.logger.finish()
+    place = run.logger.place
     monkeypatch.setattr(loggers_wandb, "FINISH_SECONDS", 1)
-    before = Run(tmp_path)
-    before.log(1)
+    run = Run(tmp_path, place=place, rows=rows_of(1))
+    run.logger.log_config({"a": 1})
     online.go_away()
-    before.log(2, 3)
+    run.log(2, 3)
     with pytest.warns(UserWarning, match="not all of this run"):
-        before.logger.finish()
+        run.logger.finish()
     online.come_back()
     monkeypatch.setattr(loggers_wandb, "FINISH_SECONDS", 30)
-    after = Run(tmp_path, run_id=before.logger.version, rows=rows_of(1, 2, 3))
-    after.log(3, 4, 5)  # step 3 is trained again
-    after.logger.finish()
+    run = Run(tmp_path, place=place, rows=rows_of(1, 2, 3))
+    run.logger.log_config({"a": 2})  # and ends before there is a sample
+    run.logger.finish()
+    run = Run(tmp_path, place=place, rows=rows_of(1, 2, 3))
+    run.log(3, 4, 5)  # step 3 is trained again
+    run.logger.finish()
     (found,) = online.runs.values()
     assert found.curve("val/loss") == CURVE
     assert found.summary["best/val/loss"] == 1.0
+    tables = [json.loads(file) for path, file in online.files.items() if "media/table" in path]
+    assert sorted(row[0] for table in tables for row in table["data"]) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
+def test_a_validation_that_was_cut_off_its_step_is_sent(
+    tmp_path: Path, online: WandbServer
+) -> None:
+    run = Run(tmp_path)
+    run.module.num_tokens_seen = 64
+    run.logger.log_metrics({"train/loss": 6.0}, step=0)
+    run.logger.finish()
+    rows = [{**rows_of(1)[0], "train/loss": 6.0}]
+    for _ in range(2):  # and once alone
+        run = Run(tmp_path, place=run.logger.place, rows=rows)
+        run.logger.log_config({})
+        run.logger.finish()
+    (found,) = online.runs.values()
+    assert (found.curve("train/loss"), found.curve("val/loss")) == ([(64, 6.0)], CURVE[:1])
 
 
 def test_a_run_goes_on_where_an_offline_one_was_cut_off(
@@ -186,7 +214,7 @@ def test_a_run_goes_on_where_an_offline_one_was_cut_off(
     before = Run(tmp_path)
     before.log(1, 2)
     before.logger.finish()
-    after = Run(tmp_path, run_id="of-a-sweep", rows=rows_of(1, 2, 3))
+    after = Run(tmp_path, place={"id": "of-a-sweep"}, rows=rows_of(1, 2, 3))
     after.log(3, 4, 5)
     after.logger.finish()
     first, second = offline_runs(tmp_path)
@@ -206,6 +234,38 @@ def test_training_goes_on_when_the_service_of_wandb_dies(
     assert len(said) == 1
     assert not run.logger.is_online
     run.logger.finish()
+    another = Run(tmp_path / "two")
+    another.log(1)
+    assert another.logger.is_online
+    another.logger.finish()
+
+
+@pytest.mark.slow
+def test_who_does_not_wait_for_the_end_is_told_how_to_upload(
+    tmp_path: Path, online: WandbServer
+) -> None:
+    run = Run(tmp_path)
+    run.log(1)
+    online.go_away()
+    ctrl_c = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    ctrl_c.start()
+    with (
+        pytest.warns(UserWarning, match="wandb sync --include-online"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        run.logger.finish()
+
+
+@pytest.mark.usefixtures("fresh_wandb")
+def test_a_run_stays_in_its_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for told, expected in ((None, "theirs"), ("mine", "mine")):
+        if told:
+            monkeypatch.setenv("WANDB_PROJECT", told)
+            wandb.teardown()
+        run = Run(tmp_path / expected, place={"id": "abc", "project": "theirs", "entity": None})
+        run.log(1)
+        assert run.logger.place == {"id": "abc", "project": expected, "entity": None}
+        run.logger.finish()
 
 
 def _kill_service() -> None:
