@@ -42,7 +42,7 @@ class SampleText(Callback):
 
     def __init__(
         self,
-        prompts: Sequence[str] = (),
+        prompts: str | Sequence[str] = (),
         max_new_tokens: int = 100,
         temperature: float = 0.8,
         top_k: int | None = 50,

@@ -33,6 +33,8 @@ def read_metrics(path: Path) -> MetricsFile:
     whole = text[: text.rfind("\n") + 1]
     reader = csv.DictReader(StringIO(whole))
     columns = list(reader.fieldnames or [STEP])
+    if STEP not in columns:  # something else altogether
+        return MetricsFile([STEP], {}, text.count("\n"))
     rows: dict[int, dict[str, str]] = {}
     num_broken_lines = int(len(whole) < len(text))
     for row in reader:

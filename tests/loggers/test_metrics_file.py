@@ -63,3 +63,9 @@ def test_bytes_that_are_no_text_break_only_their_line(path: Path) -> None:
 def test_a_file_that_was_just_begun_has_no_rows(path: Path, text: str) -> None:
     path.write_text(text)
     assert read_metrics(path).rows == {}
+
+
+def test_something_else_altogether_has_no_rows(path: Path) -> None:
+    path.write_text("a,b\n1,2\n")
+    found = read_metrics(path)
+    assert (found.columns, found.rows, found.num_broken_lines) == (["step"], {}, 2)
