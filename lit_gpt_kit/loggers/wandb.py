@@ -191,7 +191,7 @@ class WandbRun(WandbLogger):
             exit_status: of the process; other than 0, and W&B calls the run failed.
         """
         run: Any = self._experiment
-        if not self._is_ours:
+        if run is None or not self._is_ours:
             return
         is_whole = False
         try:
