@@ -57,7 +57,7 @@ def begin_run(
             what = _in_a_line(error)
             rank_zero_warn(f"W&B cannot be reached ({what}); the run is kept offline")
             # Its service holds the id of the run that failed, and refuses it a second time.
-            wandb.teardown()
+            _end_service()
             wandb.setup(quiet)
         mode = "offline"
     try:
@@ -91,7 +91,7 @@ def finish_run(run: Any, exit_status: int = 0) -> bool:
         Whether all of it was written, and where the run is online, uploaded.
     """
     seconds = getattr(run.settings, "finish_timeout", 0)  # not in every version
-    if exit_status and seconds:
+    if exit_status and seconds and not run.offline:
         seconds = min(seconds, FINISH_SECONDS_OF_AN_INTERRUPTED)
     is_whole = threading.Event()
     ending = threading.Thread(target=_finish, args=(run, exit_status, is_whole), daemon=True)
@@ -100,7 +100,8 @@ def finish_run(run: Any, exit_status: int = 0) -> bool:
         ending.join(PATIENCE_SECONDS)
         if ending.is_alive():
             limit = f", for {seconds:g} seconds at most" if seconds else ""
-            print(f"uploading to W&B{limit} ...", flush=True)
+            doing = "writing the W&B run" if run.offline else "uploading to W&B"
+            print(f"{doing}{limit} ...", flush=True)
             ending.join(seconds - PATIENCE_SECONDS if seconds else None)
     finally:
         if not is_whole.is_set():

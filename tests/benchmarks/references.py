@@ -54,19 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--runs", type=Path, default=Path("runs/references"), metavar="FOLDER")
     parser.add_argument("--write", type=Path, nargs="?", const=FOLDER, metavar="FOLDER")
-    parser.add_argument(
-        "--metrics",
-        nargs="+",
-        choices=METRICS,
-        default=METRICS,
-        help="Val/loss alone for fewer than five seeds: of a step's own loss, which is noisy, they "
-        "say too little.",
-    )
     options, given = parser.parse_args(words[:end]), words[end + 1 :]
     for seed in options.seeds:
         run(options.config, seed, _run_dir(options, seed), given)
     run_dirs = [_run_dir(options, seed) for seed in options.seeds]
-    text = describe(run_dirs, options.seeds, options.config, given, options.metrics)
+    text = describe(run_dirs, options.seeds, options.config, given)
     found = read_reference(options.config.stem, text)
     print(summarise(found))
     if options.write is not None:
@@ -89,11 +81,7 @@ def run(config: Path, seed: int, run_dir: Path, given: Sequence[str]) -> None:
 
 
 def describe(
-    run_dirs: Sequence[Path],
-    seeds: Sequence[int],
-    config: Path,
-    given: Sequence[str],
-    metrics: Sequence[str] = METRICS,
+    run_dirs: Sequence[Path], seeds: Sequence[int], config: Path, given: Sequence[str]
 ) -> str:
     """A reference as its file holds it.
 
@@ -102,7 +90,6 @@ def describe(
         seeds: theirs.
         config: what they ran.
         given: options besides.
-        metrics: those of which curves are kept.
     """
     settings = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in run_dirs]
     shaping = [shaping_settings(each) for each in settings]
@@ -115,7 +102,7 @@ def describe(
         "data_fingerprint": prints.pop(),
         "tokens_per_step": round(statistics.fmean(tokens_per_step(each) or 0 for each in rows), 1),
         "settings": shaping[0],
-        "curves": {metric: gather([read_curve(r, metric) for r in rows]) for metric in metrics},
+        "curves": {metric: gather([read_curve(r, metric) for r in rows]) for metric in METRICS},
     }
     return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
 
