@@ -239,3 +239,14 @@ def test_a_batch_that_does_not_fit_is_told_what_would(empty: Path) -> None:
 def test_wrong_input_gets_one_line(empty: Path, flags: list[str], complaint: str) -> None:
     result = run(empty, "plan", "--config", GPT2, *flags)
     assert result.complaint.startswith(complaint)
+
+
+@pytest.mark.parametrize(("instructions", "expected"), [(None, "fp32"), ("some", "bf16-mixed")])
+def test_auto_is_the_precision_that_fit_takes_on_this_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instructions: str | None, expected: str
+) -> None:
+    monkeypatch.setattr("lit_gpt_kit.cli.precision.cpu_instructions", lambda: instructions)
+    write_project(tmp_path)
+    result = run(tmp_path, "plan", "--config", "tiny.yaml", "--trainer.precision=auto")
+    (step,) = (line for line in result.out.splitlines() if line.startswith("       step:"))
+    assert step.endswith(f", {expected}")
