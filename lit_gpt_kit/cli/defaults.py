@@ -21,6 +21,7 @@ from lit_gpt_kit.checkpoints.sealed_io import SealedCheckpointIO
 from lit_gpt_kit.cli.interrupt import StopOnInterrupt
 from lit_gpt_kit.cli.narrator import Narrator
 from lit_gpt_kit.cli.progress import ProgressLines, StepBar
+from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
 from lit_gpt_kit.loggers.wandb import WandbRun
 from lit_gpt_kit.tasks.classification import SequenceClassification
@@ -78,12 +79,17 @@ def complete_loggers(configured: Any, run_dir: Path) -> list[Logger] | bool:
     Args:
         configured: the Trainer's `logger`: None and True mean the default, False none at all.
         run_dir: the run folder.
+
+    Raises:
+        InputError: the run folder would have two W&B runs.
     """
     if configured is False:
         return False
     if configured in (None, True):
         return [MetricsCSV(run_dir), WandbRun()]
     given = configured if isinstance(configured, list) else [configured]
+    if sum(isinstance(logger, WandbRun) for logger in given) > 1:
+        raise InputError("trainer.logger has WandbRun twice; a run folder is one W&B run, keep one")
     return [MetricsCSV(run_dir), *given]
 
 

@@ -95,7 +95,7 @@ def draw(
         legend=None,
     )
     bands = [row for reference in references for row in _rows_of_band(family, reference)]
-    rows = [row for curve in series for row in _rows_of(curve)]
+    rows = [row for curve in series for row in _rows_of(family, curve)]
     values: Any = alt.Data(values=[*bands, *rows])  # type: ignore[no-untyped-call]
     data = alt.Chart(values).encode(x=x, y=y)
     base = data.encode(color=colour, strokeDash=dash, detail=["run:N", "metric:N"])
@@ -203,11 +203,13 @@ def _rows_of_band(family: Family, reference: Reference) -> Iterable[dict[str, An
             }
 
 
-def _rows_of(series: Series) -> Iterable[dict[str, Any]]:
+def _rows_of(family: Family, series: Series) -> Iterable[dict[str, Any]]:
     is_train = series.metric.startswith("train/")
     smoothed = smooth(series.points) if is_train and series.metric not in NEVER_NOISY else []
     kind = "line" if is_train else "marked"
     parts = [("raw", series.points), ("smooth", smoothed)] if smoothed else [(kind, series.points)]
+    # The metric's name may say another unit.
+    unit = {"unit": family.unit} if family.divisor != 1 else {}
     for kind, points in parts:
         for point in thin(points):
             yield {
@@ -215,6 +217,7 @@ def _rows_of(series: Series) -> Iterable[dict[str, Any]]:
                 "metric": series.metric,
                 "step": point.step,
                 "tokens": None if point.tokens is None else round(point.tokens),
-                "value": float(f"{point.value:.6g}"),
+                "value": float(f"{point.value / family.divisor:.6g}"),
                 "kind": kind,
+                **unit,
             }

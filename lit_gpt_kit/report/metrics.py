@@ -17,6 +17,7 @@ class Family:
         unit: of the y-axis.
         format: of its numbers, as d3 has it.
         is_from_zero: the axis begins at 0.
+        divisor: of the metrics, in one of the unit.
     """
 
     title: str
@@ -25,6 +26,7 @@ class Family:
     unit: str = ""
     format: str = ""
     is_from_zero: bool = False
+    divisor: int = 1
 
 
 LOSS, VALIDATION, TRAINING, SPEED = "Loss", "Validation", "Training", "Speed"
@@ -40,7 +42,7 @@ KNOWN = {
         "share of the time spent waiting for data", SPEED, (), "", SHARE, True
     ),
     "train/step_seconds": Family("seconds per step", SPEED, (), is_from_zero=True),
-    "train/peak_memory_bytes": Family("peak memory", SPEED, (), "bytes", SHORT, True),
+    "train/peak_memory_bytes": Family("peak memory", SPEED, (), "GiB", "", True, divisor=2**30),
 }
 """In this order; what is not here follows, under its own name."""
 NO_CURVES = ("train/tokens",)

@@ -270,6 +270,13 @@ class OnlineRun:
         self.used.append(name)
 
 
+class LostRun(OnlineRun):
+    """One whose service has died."""
+
+    def log_artifact(self, artifact: Any, aliases: list[str]) -> None:
+        raise BrokenPipeError("it is gone")
+
+
 def test_best_checkpoint_is_uploaded_once_and_can_be_used(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "best.ckpt"
     save_sealed({"a": torch.ones(1)}, path)
@@ -292,6 +299,19 @@ def test_best_checkpoint_is_uploaded_once_and_can_be_used(tmp_path: Path) -> Non
     logger.use_source(name)
     logger.use_source(None)
     assert online.used == [name]
+
+
+def test_a_checkpoint_that_could_not_be_uploaded_is_not_named(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "best.ckpt"
+    save_sealed({"a": torch.ones(1)}, path)
+    logger = place(WandbRun(log_model="all"), tmp_path)
+    logger._experiment = LostRun()  # type: ignore[assignment]
+    saved = SimpleNamespace(best_model_path=str(path), best_model_score=None, save_top_k=1)
+    with pytest.warns(UserWarning, match=r"W&B is lost \(BrokenPipeError: it is gone\)"):
+        logger.after_save_checkpoint(saved)  # type: ignore[arg-type]
+    logger.finalize("success")
+    assert "wandb_artifact" not in read_run(tmp_path)
+    wandb.finish()
 
 
 class Failing(BaseHTTPRequestHandler):
@@ -331,7 +351,8 @@ def test_without_network_the_run_is_offline(
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{bad_server}")
     logger = place(WandbRun(log_model=True), tmp_path)
-    with pytest.warns(UserWarning, match="W&B cannot be reached") as said:
+    reason = r"W&B cannot be reached \([A-Za-z]+Error: .+\); the run is kept offline"
+    with pytest.warns(UserWarning, match=reason) as said:
         logger.log_metrics({"val/loss": 1.0}, step=0)
     assert len(said) == 1
     assert not logger.is_online

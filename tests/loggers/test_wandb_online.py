@@ -17,6 +17,7 @@ import wandb
 from lightning.pytorch import LightningModule
 
 from lit_gpt_kit.loggers import wandb as loggers_wandb
+from lit_gpt_kit.loggers import wandb_connection
 from lit_gpt_kit.loggers.wandb import WandbRun
 from tests.command import run_process, write_project
 from tests.run_dir import read_metrics
@@ -254,6 +255,22 @@ def test_who_does_not_wait_for_the_end_is_told_how_to_upload(
         pytest.raises(KeyboardInterrupt),
     ):
         run.logger.finish()
+
+
+@pytest.mark.slow
+def test_who_stops_a_run_does_not_wait_as_long(
+    tmp_path: Path,
+    online: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(wandb_connection, "FINISH_SECONDS_OF_AN_INTERRUPTED", 3)
+    run = Run(tmp_path)
+    run.log(1)
+    online.go_away()
+    with pytest.warns(UserWarning, match="wandb sync --include-online"):
+        run.logger.finish(exit_status=130)
+    assert capsys.readouterr().out == "uploading to W&B, for 3 seconds at most ...\n"
 
 
 @pytest.mark.usefixtures("fresh_wandb")

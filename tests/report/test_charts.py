@@ -89,6 +89,15 @@ def test_where_no_two_points_can_be_joined_there_is_no_chart(tmp_path: Path) -> 
     assert spec_of(read_runs([tmp_path])) == {}
 
 
+def test_memory_is_in_gib_whatever_its_metric_is_called(tmp_path: Path) -> None:
+    name = "train/peak_memory_bytes"
+    lines = [f"step,train/tokens,{name}", "1,32,536870912", "2,64,1610612736"]
+    (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
+    spec = spec_of(read_runs([tmp_path]), *group([name]))
+    assert rows_of(spec, "line", unit="GiB") == [(32, 0.5), (64, 1.5)]
+    assert spec["layer"][0]["encoding"]["y"]["title"] == "GiB"
+
+
 def test_a_picture_holds_all_charts(tmp_path: Path) -> None:
     runs = make_runs(tmp_path, "a", "b")
     families = group(runs[0].metric_names)
