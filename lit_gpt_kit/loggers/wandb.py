@@ -1,6 +1,5 @@
 """The W&B run of a run folder: online for those who are logged in, offline for all others."""
 
-import math
 import secrets
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,9 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lit_gpt_kit.loggers.direction import direction
+from lit_gpt_kit.loggers.growing_table import GrowingTable
 from lit_gpt_kit.loggers.run_facts import read_run, write_run
+from lit_gpt_kit.loggers.sent_rows import SentRows
 from lit_gpt_kit.loggers.wandb_connection import begin_run, finish_run, no_run
 from lit_gpt_kit.loggers.wandb_file import STEP, LastRows, read_last_rows
 
@@ -24,8 +25,6 @@ PROJECT = "lit-gpt"
 TOKENS = "train/tokens"
 FINISH_SECONDS, FINISH_SECONDS_WITH_WEIGHTS = 20, 3600
 """How long the end of a run may take where the network is slow, or gone."""
-MOST_INCREMENTS = 50
-"""W&B shows the last hundred parts of a table."""
 
 
 class WandbRun(WandbLogger):
@@ -82,11 +81,10 @@ class WandbRun(WandbLogger):
         self._shown_dir = Path()
         self._module: LightningModule | None = None
         self._rows: Sequence[Mapping[str, float]] = ()
-        self._sent = LastRows()
+        self._sent = SentRows()
         self._next_row: int | None = None
-        self._numbers: dict[str, tuple[int, float]] = {}
         self._best: dict[str, float] = {}
-        self._tables: dict[str, tuple[Any, int, int]] = {}
+        self._tables: dict[str, GrowingTable] = {}
 
     def place_in(
         self,
@@ -164,9 +162,10 @@ class WandbRun(WandbLogger):
         seconds = FINISH_SECONDS_WITH_WEIGHTS if self._log_model else FINISH_SECONDS
         run = begin_run(self._run_dir, seconds, self._arguments)
         if run.offline and not run.disabled:
-            self._sent = read_last_rows(self._run_dir / "wandb", run.id)
-            if self._sent.wandb_step >= 0:
-                self._next_row = self._sent.wandb_step + 1  # else W&B would count from 0 again
+            last = read_last_rows(self._run_dir / "wandb", run.id)
+            self._sent = SentRows(last)
+            if last.wandb_step >= 0:
+                self._next_row = last.wandb_step + 1  # else W&B would count from 0 again
         return run
 
     @contextmanager
@@ -228,7 +227,7 @@ class WandbRun(WandbLogger):
         run: Any = self._experiment
         last = run.summary.get(STEP) if run.resumed else None
         if last is not None:
-            self._sent = LastRows(int(last))
+            self._sent = SentRows(LastRows(int(last)), run.summary)
         run.define_metric(STEP)
         if self._axis == TOKENS:
             run.define_metric(TOKENS)
@@ -236,30 +235,19 @@ class WandbRun(WandbLogger):
 
     def _send_what_is_missing(self) -> None:
         # An earlier part was cut off, or its network was; metrics.csv has its rows.
+        is_missing = False
         for row in self._rows:
-            if row["step"] < self._sent.step:
-                continue
-            is_begun = row["step"] == self._sent.step
-            new = {
-                name: value
-                for name, value in row.items()
-                if not (is_begun and self._is_in_last_row(name, value))
-            }
-            if new.keys() - {"step", TOKENS}:
-                new[STEP] = int(new.pop("step"))
-                self._send(new)
-                self._send_best(self._best)
-            self._sent = LastRows(int(row["step"]), frozenset(row))
-
-    def _is_in_last_row(self, name: str, value: float) -> bool:
-        if name in ("step", TOKENS):
-            return False
-        if self._sent.names:
-            return name in self._sent.names
-        # W&B says what came last of each; validation may not have come.
-        known = self.experiment.summary.get(name)
-        is_number = isinstance(known, (int, float))
-        return name.startswith("train/") or (is_number and math.isclose(known, value, rel_tol=1e-5))
+            step = int(row["step"])
+            new = self._sent.add(step, {n: v for n, v in row.items() if n not in ("step", TOKENS)})
+            if new:
+                is_missing = True
+                tokens = {TOKENS: row[TOKENS]} if TOKENS in row else {}
+                self._send({STEP: step, **tokens, **new})
+        if is_missing:
+            self._send_best(self._best)
+        if self._rows and self._rows[-1]["step"] >= self._sent.last.step:
+            row = self._rows[-1]
+            self._sent.last = LastRows(int(row["step"]), frozenset(row))
 
     @property
     def _axis(self) -> str:
@@ -277,10 +265,9 @@ class WandbRun(WandbLogger):
         """
         self.experiment  # noqa: B018 - begun first: it knows what was sent
         number = self._number(step)
-        new = {name: v for name, v in metrics.items() if not self._was_sent(number, name, v)}
+        new = self._sent.add(number, metrics)
         if not new.keys() - {"epoch"}:
             return
-        self._numbers |= {name: (number, v) for name, v in new.items() if isinstance(v, float)}
         with self._without_fail():
             self._send({STEP: number, **self._tokens(), **new})
             self._send_best(self._take_best(new))
@@ -306,27 +293,15 @@ class WandbRun(WandbLogger):
             columns: their names; the first holds the step.
             rows: all so far.
         """
-        import wandb
-
         run = self.experiment
-        table, num_sent, num_parts = self._tables.get(key, (None, 0, 0))
-        if table is None and run.resumed:  # W&B puts what is added behind what it has
-            last = run.summary.get(f"{key}/step", -1)
-            num_sent = sum(row[0] <= last for row in rows)
-        if num_sent >= len(rows):
-            return
-        if table is not None and num_parts < MOST_INCREMENTS:
-            for row in rows[num_sent:]:
-                table.add_data(*row)
-        else:
-            start = num_sent if run.resumed else 0
-            data = [list(row) for row in rows[start:]]
-            table = wandb.Table(columns=list(columns), data=data, log_mode="INCREMENTAL")
-            num_parts = 0
-        self._tables[key] = (table, len(rows), num_parts + 1)
         with self._without_fail():
-            self._send({STEP: self._number(None), **self._tokens(), key: table})
-            self.experiment.summary.update({f"{key}/step": rows[-1][0]})
+            if key not in self._tables:
+                last_step = run.summary.get(f"{key}/step", -1) if run.resumed else None
+                self._tables[key] = GrowingTable(columns, last_step)
+            table = self._tables[key].add(rows)
+            if table is not None:
+                self._send({STEP: self._number(None), **self._tokens(), key: table})
+                run.summary.update({f"{key}/step": rows[-1][0]})
 
     def _number(self, step: int | None) -> int:
         if step is not None:
@@ -337,16 +312,6 @@ class WandbRun(WandbLogger):
     def _tokens(self) -> dict[str, float]:
         seen = getattr(self._module, "num_tokens_seen", None)
         return {} if seen is None else {TOKENS: float(seen)}
-
-    def _was_sent(self, number: int, name: str, value: Any) -> bool:
-        # A step that was logged before its checkpoint was written is logged again.
-        if self._numbers.get(name) == (number, value):
-            return True
-        if number == self._sent.step:
-            if self._sent.names:
-                return name in self._sent.names
-            return name.startswith("train/")  # W&B does not say; validation may not have come
-        return number < self._sent.step
 
     def _take_best(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Remember which are better than all before, and return them."""
