@@ -9,7 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lit_gpt_kit.loggers.lineage import describe_lineage
 from lit_gpt_kit.loggers.metrics_csv import MetricsCSV
 from lit_gpt_kit.loggers.metrics_file import FILE, read_metrics
-from lit_gpt_kit.loggers.run_facts import collect_facts, now, read_run, write_run
+from lit_gpt_kit.loggers.run_facts import collect_facts, now
+from lit_gpt_kit.loggers.run_file import read_run, write_run
 from lit_gpt_kit.loggers.wandb import WandbRun
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 

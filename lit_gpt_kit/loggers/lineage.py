@@ -8,7 +8,7 @@ from lit_gpt_kit.checkpoints.hub import is_hub_name
 from lit_gpt_kit.checkpoints.locate import locate
 from lit_gpt_kit.checkpoints.seal import read_seal
 from lit_gpt_kit.errors import InputError
-from lit_gpt_kit.loggers.run_facts import read_run
+from lit_gpt_kit.loggers.run_file import read_run
 
 MOST_HASHED_BYTES = 2**26
 """Weights without a seal are hashed up to so many bytes, which takes hundredths of a second."""

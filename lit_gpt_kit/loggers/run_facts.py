@@ -1,6 +1,5 @@
 """What a run was made of beside its configuration: code, packages, machine; kept in run.json."""
 
-import json
 import os
 import platform
 import subprocess
@@ -11,9 +10,6 @@ from typing import Any
 
 import torch
 
-from lit_gpt_kit.files import write_atomically
-
-FILE = "run.json"
 PACKAGES = (
     "lit-gpt-kit",
     "torch",
@@ -93,20 +89,6 @@ def find_hardware() -> dict[str, Any]:
             {"name": device.name, "memory_bytes": device.total_memory} for device in devices
         ]
     return hardware
-
-
-def read_run(run_dir: Path) -> dict[str, Any]:
-    """What run.json of a run folder says; nothing where there is none, or a damaged one."""
-    try:
-        content = json.loads((run_dir / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def write_run(run_dir: Path, content: dict[str, Any]) -> None:
-    """Write run.json, whole or not at all."""
-    write_atomically(run_dir / FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _cpu_name() -> str:

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from lit_gpt_kit.loggers.direction import direction
 from lit_gpt_kit.loggers.growing_table import GrowingTable
-from lit_gpt_kit.loggers.run_facts import read_run, write_run
+from lit_gpt_kit.loggers.run_file import read_run, write_run
 from lit_gpt_kit.loggers.sent_rows import SentRows
 from lit_gpt_kit.loggers.wandb_connection import begin_run, finish_run, no_run
 from lit_gpt_kit.loggers.wandb_file import STEP, LastRows, read_last_rows

@@ -1,7 +1,6 @@
 """What a run folder holds, read from outside: while the run is being written, or long after."""
 
 import csv
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import yaml
 
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.loggers.metrics_file import FILE, STEP, MetricsFile, read_metrics
+from lit_gpt_kit.loggers.run_file import read_run
 from lit_gpt_kit.references.verdict import tokens_at
 from lit_gpt_kit.report.samples import Sample, parse_samples
 
@@ -129,7 +129,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """
     # A glob gives `latest` beside the folder that it points to.
     unique = list(dict.fromkeys(_find(folder) for folder in folders))
-    facts = [_read_facts(folder) for folder in unique]
+    facts = [read_run(folder) for folder in unique]
     names = _unique_names(unique, [str(fact.get("name") or "") for fact in facts])
     return [_read_run(*given) for given in zip(unique, names, facts, strict=True)]
 
@@ -201,13 +201,6 @@ def _read_run(folder: Path, name: str, facts: Mapping[str, Any]) -> Run:
         pictures=sorted(path for path in pictures if path.suffix in PICTURES),
         spikes=list(csv.DictReader(StringIO(_read_text(folder / "spikes.csv")))),
     )
-
-
-def _read_facts(folder: Path) -> Mapping[str, Any]:
-    with suppress(json.JSONDecodeError):
-        facts = json.loads(_read_text(folder / "run.json") or "{}")
-        return facts if isinstance(facts, dict) else {}
-    return {}
 
 
 def _read_text(path: Path) -> str:

@@ -11,12 +11,11 @@ seeds have the config's own among them, so that it is never called unusual.
 """
 
 import argparse
-import csv
 import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +26,7 @@ import yaml
 
 from lit_gpt_kit import __version__
 from lit_gpt_kit.files import write_atomically
+from lit_gpt_kit.loggers.metrics_file import FILE, read_metrics
 from lit_gpt_kit.references import reference
 from lit_gpt_kit.references.matching import shaping_settings
 from lit_gpt_kit.references.reference import Reference, prediction_interval, read_reference
@@ -96,7 +96,7 @@ def describe(
     assert all(each == shaping[0] for each in shaping), "the runs have other settings"
     prints = {_fingerprint(folder) for folder in run_dirs}
     assert len(prints) == 1, "the runs have other data"
-    rows = [read_rows(folder) for folder in run_dirs]
+    rows = [list(read_metrics(folder / FILE).rows.values()) for folder in run_dirs]
     content = {
         "provenance": _provenance(config, seeds, given, settings[0]["trainer"]["precision"]),
         "data_fingerprint": prints.pop(),
@@ -158,12 +158,6 @@ def coverage(seeds: Sequence[Sequence[float]]) -> tuple[int, int]:
 def _run_dir(options: argparse.Namespace, seed: int) -> Path:
     folder: Path = options.runs / options.config.stem / f"seed{seed}"
     return folder
-
-
-def read_rows(run_dir: Path) -> list[Mapping[str, str]]:
-    """Of its metrics.csv, as text."""
-    with (run_dir / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def _fingerprint(run_dir: Path) -> str:

@@ -9,6 +9,7 @@ from lit_gpt_kit.references import matching
 from lit_gpt_kit.references.reference import Reference, build_band, read_reference
 from tests.benchmarks import references
 from tests.command import Result, run, write_project
+from tests.run_dir import read_metrics
 
 pytestmark = pytest.mark.slow  # seven short runs
 QUIET = ("--trainer.logger=[]", "--trainer.enable_progress_bar=false")
@@ -56,7 +57,7 @@ def test_the_benchmark_keeps_what_the_seeds_gave(project: Path, reference: Refer
     assert reference.settings["trainer.max_steps"] == 6
     command = "lit-gpt fit --config configs/tiny.yaml --trainer.limit_val_batches=1.0"
     assert reference.provenance["command"] == command
-    rows = references.read_rows(project / "made" / "tiny" / "seed1")
+    rows = read_metrics(project / "made" / "tiny" / "seed1")
     assert reference.seeds["val/loss"][1][-1] == pytest.approx(
         float(rows[-1]["val/loss"]), abs=1e-5
     )

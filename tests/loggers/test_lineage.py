@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from lit_gpt_kit.checkpoints.seal import read_seal, save_sealed
 from lit_gpt_kit.loggers.lineage import describe_lineage
-from lit_gpt_kit.loggers.run_facts import write_run
+from lit_gpt_kit.loggers.run_file import write_run
 
 
 def make_run(folder: Path, name: str, lineage: dict[str, object]) -> Path:

@@ -9,13 +9,10 @@ import pytest
 
 from lit_gpt_kit.loggers import run_facts
 from lit_gpt_kit.loggers.run_facts import (
-    FILE,
     collect_facts,
     find_commit,
     find_hardware,
     find_versions,
-    read_run,
-    write_run,
 )
 
 
@@ -63,11 +60,3 @@ def test_facts() -> None:
     assert hardware["num_cpus"] == os.cpu_count()
     assert 2**28 < hardware["memory_bytes"] < 2**50
     assert hardware["cpu"]
-
-
-def test_damaged_file_is_none(tmp_path: Path) -> None:
-    assert read_run(tmp_path) == {}
-    write_run(tmp_path, {"name": "ä"})
-    assert read_run(tmp_path) == {"name": "ä"}
-    (tmp_path / FILE).write_text('{"name": "a')
-    assert read_run(tmp_path) == {}

@@ -19,7 +19,7 @@ from lightning.pytorch import LightningModule
 from lit_gpt_kit.checkpoints.seal import has_good_seal, save_sealed
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.loggers import wandb_connection
-from lit_gpt_kit.loggers.run_facts import read_run
+from lit_gpt_kit.loggers.run_file import read_run
 from lit_gpt_kit.loggers.wandb import WandbRun
 from tests.command import run, write_project
 from tests.run_dir import read_metrics
