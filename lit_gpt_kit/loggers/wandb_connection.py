@@ -44,7 +44,7 @@ def begin_run(
         "finish_timeout_raises": True,
         "x_transaction_log_flush_interval": FLUSH_SECONDS,
     }
-    known = wandb.Settings.model_fields
+    known = wandb.Settings.model_fields  # a newer version may have dropped what is experimental
     quiet = wandb.Settings(**{name: v for name, v in wanted.items() if name in known})
     said = _what_wandb_was_told(quiet)
     given = {"dir": str(run_dir), **arguments(said)}
@@ -90,7 +90,7 @@ def finish_run(run: Any, exit_status: int = 0) -> bool:
     Returns:
         Whether all of it was written, and where the run is online, uploaded.
     """
-    seconds = getattr(run.settings, "finish_timeout", 0)  # not in every version
+    seconds = run.settings.finish_timeout
     if exit_status and seconds and not run.offline:
         seconds = min(seconds, FINISH_SECONDS_OF_AN_INTERRUPTED)
     is_whole = threading.Event()
