@@ -21,6 +21,7 @@ PARTS = {
 }
 """A module's name -> the part it belongs to, called as `lit-gpt plan` calls it."""
 NORMS, OTHER = "norms", "other"
+LOGGED = "train/grad_norm/"
 
 
 class GradientNorms(Callback):
@@ -62,15 +63,25 @@ class GradientNorms(Callback):
         batch_idx: int,
     ) -> None:
         """Log."""
-        if not self._norms or not step_is_done(trainer, batch_idx):
+        if not step_is_done(trainer, batch_idx):
+            return
+        if not self._norms:
+            if trainer.should_stop:  # Lightning would log those of an earlier step
+                _forget_logged(trainer)
             return
         total = torch.stack(list(self._norms.values())).square().sum().sqrt()
         # Our tasks divide the gradient by the targets of the step only after this callback.
         exact = getattr(pl_module, "step_gradient_norm", None)
         factor = torch.ones_like(total) if exact is None else exact / total.where(total > 0, 1.0)
         for part, norm in self._norms.items():
-            pl_module.log(f"train/grad_norm/{part.replace(' ', '_')}", norm * factor)
+            pl_module.log(f"{LOGGED}{part.replace(' ', '_')}", norm * factor)
         self._norms = {}
+
+
+def _forget_logged(trainer: Trainer) -> None:
+    results: Any = trainer._results
+    for key in [key for key in results if LOGGED in key]:
+        del results[key]
 
 
 def part_of(name: str, by_layer: bool = False) -> str:

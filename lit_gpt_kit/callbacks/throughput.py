@@ -111,7 +111,7 @@ class Throughput(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count the batch; log at the steps that the Trainer logs."""
+        """Count the batch; log at the steps that the Trainer logs, the last one among them."""
         if not isinstance(batch, dict) or "input_ids" not in batch:
             return  # somebody's own kind of batch: no figure rather than a wrong one
         tokens = batch["input_ids"].numel() * data_share(trainer)[1]
@@ -120,7 +120,7 @@ class Throughput(Callback):
         if not step_is_done(trainer, batch_idx):
             return
         self._steps += 1
-        if step_is_logged(trainer, trainer.global_step):
+        if step_is_logged(trainer, trainer.global_step) or trainer.should_stop:
             self._stop_clock()
             self._log(trainer, pl_module)
             self._tokens = self._row_tokens = self._steps = 0

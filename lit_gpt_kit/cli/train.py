@@ -7,13 +7,15 @@ import signal
 import warnings
 from argparse import ArgumentError
 from contextlib import suppress
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LambdaCallback, ModelSummary
+from lightning.pytorch.callbacks import LambdaCallback, ModelSummary, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -64,6 +66,12 @@ CHECKPOINT_HELP = {
     "else": "A checkpoint, a run folder (its best one) or `last`; by default the best of the "
     "newest run. `pretrained` is none: the pretrained model as it is, before training.",
 }
+
+
+# As Lightning's own defaults may be, Timer's interval for one.
+yaml.SafeDumper.add_multi_representer(
+    Enum, lambda dumper, member: dumper.represent_data(member.value)
+)
 
 
 def run(command: str, arguments: list[str]) -> int:
@@ -264,6 +272,9 @@ class TrainingCLI(LightningCLI):
             logger=logger,
             **kwargs,
         )
+        # The others log the last step, and so have to know by then that it is.
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.sort(key=lambda callback: not isinstance(callback, Timer))
         seal_checkpoints(trainer)
         return trainer
 

@@ -55,6 +55,7 @@ class ExactStep(LightningModule):
         self._step_nll: Tensor | None = None
         self._step_targets: Tensor | None = None
         self._step_tokens = self._last_step_tokens = 0
+        self._step_lr: Any = 0.0
         self._clock = 0.0
         self._seed = 0
 
@@ -173,16 +174,26 @@ class ExactStep(LightningModule):
             self.step_is_taken = norm.isfinite()
         else:
             self.step_is_taken = self.bad_steps.check(optimizer, step, self.step_loss, norm)
+        self._step_lr = optimizer.param_groups[0]["lr"]
         if step_is_logged(self.trainer, step):
-            self._log_step(float(optimizer.param_groups[0]["lr"]))
+            self._log_step()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop after too many bad steps in a row.
+        """Log a last step between two that are logged; stop after too many bad steps in a row.
 
         Raises:
             InputError: there were too many; names the rows of the last one, and where the weights
                 are saved that none of them has changed.
         """
+        step = self.trainer.global_step
+        if (
+            self.trainer.should_stop
+            and step_is_done(self.trainer, batch_idx)
+            and not step_is_logged(self.trainer, step)
+            and self.step_gradient_norm is not None
+        ):
+            # Lightning logs it, whatever its number is, and has but the values of an earlier one.
+            self._log_step()
         too_many = 0 < self.max_bad_steps <= self.bad_steps.num_in_a_row
         if too_many and step_is_done(self.trainer, batch_idx):
             # Ranks that named the run folder after the time may have named two.
@@ -236,8 +247,8 @@ class ExactStep(LightningModule):
             seconds = float(mean)
         return seconds
 
-    def _log_step(self, lr: float) -> None:
-        self.log("train/lr", lr)
+    def _log_step(self) -> None:
+        self.log("train/lr", float(self._step_lr))
         assert self.step_gradient_norm is not None
         self.log("train/grad_norm", self.step_gradient_norm)
         if self.step_loss is not None:

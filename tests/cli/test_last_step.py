@@ -1,0 +1,57 @@
+"""A run may end between two steps that are logged; its last one is logged as it is."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
+
+from tests.command import run
+from tests.run_dir import CLOCK, read_metrics
+
+FIT = ("fit", "--config", "tiny.yaml", "--trainer.max_steps=-1", "--trainer.val_check_interval=100")
+BY_TOKENS = "--model.lr_schedule.total_tokens=448"
+NORMS = "--trainer.callbacks+=lit_gpt_kit.callbacks.gradient_norms.GradientNorms"
+
+
+class AfterSeven(Timer):
+    """A clock of which nobody knows before that it ends after seven steps."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        trainer.should_stop = trainer.global_step == 7
+
+
+def rows_of(project: Path, *options: str) -> list[dict[str, Any]]:
+    name = f"run{len(list(project.glob('run*')))}"
+    result = run(project, *FIT, f"--run_dir={name}", *options)
+    assert result.status == 0, result.err
+    return read_metrics(project / name)
+
+
+def test_a_run_that_its_schedule_ends(project: Path) -> None:
+    (every, fifth) = (
+        rows_of(project, BY_TOKENS, NORMS, f"--trainer.log_every_n_steps={n}") for n in (1, 5)
+    )
+    assert [row["step"] for row in fifth] == [5, 7]
+    for row, expected in zip(fifth, (every[4], every[6]), strict=True):
+        names = [n for n in expected if n not in CLOCK and "grad_norm/" not in n]
+        assert {n: row[n] for n in names} == pytest.approx(
+            {n: expected[n] for n in names}, nan_ok=True
+        )
+    assert fifth[1]["train/step_seconds"] != fifth[0]["train/step_seconds"]
+    # Those of a part are measured before it is known that the step is the last.
+    assert fifth[0]["train/grad_norm/attention"] == every[4]["train/grad_norm/attention"]
+    assert math.isnan(fifth[1]["train/grad_norm/attention"])
+
+
+def test_a_run_that_the_clock_ends(project: Path) -> None:
+    clock = {"class_path": f"{__name__}.AfterSeven", "init_args": {"duration": "00:01:00:00"}}
+    (project / "clock.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [clock]}}))
+    options = ("--config=clock.yaml", "--model.lr_schedule.total_steps=100")
+    first, last = rows_of(project, *options, "--trainer.log_every_n_steps=5")
+    assert (first["train/tokens"], last["step"], last["train/tokens"]) == (320, 7, 448)
+    for name in ("train/loss", "train/lr", "train/step_seconds", "train/grad_norm"):
+        assert first[name] != last[name]
