@@ -16,6 +16,7 @@ from lit_gpt_kit.cli.model_table import ADAPTERS, count_adapters, table_of_parts
 from lit_gpt_kit.cli.parsing import without
 from lit_gpt_kit.cli.plan_lines import (
     Length,
+    counted,
     describe_arithmetic,
     describe_length,
     describe_memory,
@@ -26,13 +27,14 @@ from lit_gpt_kit.cli.plan_lines import (
 )
 from lit_gpt_kit.cli.precision import choose_precision
 from lit_gpt_kit.cli.train import quieten_libraries
-from lit_gpt_kit.devices import CPU, find_device
+from lit_gpt_kit.devices import CPU, Device, find_device
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.memory import Precision
 from lit_gpt_kit.optim.state_size import state_numbers_by_part
 from lit_gpt_kit.parallel.memory import Layout
-from lit_gpt_kit.parallel.plan import MOST_DEVICES, Run
+from lit_gpt_kit.parallel.plan import MOST_DEVICES, Run, fewest_devices, largest_micro_batch
+from lit_gpt_kit.parallel.tensor import check_tensor_parallel
 from lit_gpt_kit.tasks.base import Task
 from lit_gpt_kit.tokenization.training import TokenizerConfig
 
@@ -42,6 +44,8 @@ PRECISIONS: dict[str, Precision] = {
     "16": "bf16-mixed", "16-mixed": "bf16-mixed", "bf16-true": "bf16", "16-true": "bf16",
 }  # fmt: skip
 """The Trainer's precision -> the one whose memory it takes."""
+MOST_OF_A_NODE = 8
+"""Devices; as their makers build it."""
 SHARDED = ("fsdp", "modelparallel", "sharded", "deepspeed")
 """What the names of strategies have in them that share out the weights."""
 
@@ -72,7 +76,8 @@ class PlanningCLI(DryCLI):
         super().add_arguments_to_parser(parser)
         parser.add_argument(
             "--devices", type=int | None, default=None,
-            help="How many devices, 1 to 4096; by default as the configuration says.",
+            help="How many devices, 1 to 4096; of a cpu, machines like this one. By default as the "
+            "configuration says.",
         )  # fmt: skip
         parser.add_argument(
             "--device", type=str, default=CPU,
@@ -141,23 +146,47 @@ class PlanningCLI(DryCLI):
             module.predicts_tokens,
         )
         layout = layout_of(trainer, settings.devices)
+        check_tensor_parallel(config, layout.tensor_parallel, adapters is not None)
+        device = self._device
+        if device.name == CPU and settings.devices is None:
+            device = device.shared_by(devices_of_a_node(trainer))
         accumulate = _count_micro_batches(trainer, data, planned, layout)
         tokens_per_step = planned.batch_size * planned.seq_len * layout.data_parallel * accumulate
         length = _length(trainer, settings.model, tokens_per_step)
         lines = [
             ("model", describe_model(config)),
             ("parameters", describe_parameters(config, num_adapters)),
-            ("step", describe_step(planned, layout, accumulate, tokens_per_step, self._device)),
+            ("step", describe_step(planned, layout, accumulate, tokens_per_step, device)),
             ("training", describe_length(length, config)),
             ("arithmetic", describe_arithmetic(planned, length)),
-            *describe_memory(planned, layout, self._device),
-            *describe_time(planned, layout, self._device, length, settings),
+            *describe_memory(planned, layout, device),
+            *describe_time(planned, layout, device, length, settings),
         ]
         print(
             "\n".join(f"{name:>11}: {text}" if name else f"{'':13}{text}" for name, text in lines)
         )
-        left = without(self._arguments, OWN_OPTIONS)
-        print(f"\nnext: {shlex.join(['lit-gpt', 'fit', *left])}")
+        print(f"\nnext: {shlex.join(self._next(planned, layout, device))}")
+
+    def _next(self, planned: Run, layout: Layout, device: Device) -> list[str]:
+        """What to type: `fit` on the devices that were planned, or the plan of what would fit."""
+        if not largest_micro_batch(planned, layout, device.usable_bytes):
+            needed = fewest_devices(planned, layout, device.usable_bytes)
+            return [
+                "lit-gpt",
+                "plan",
+                *without(self._arguments, ("devices",)),
+                f"--devices={needed}",
+            ]
+        words = ["lit-gpt", "fit", *without(self._arguments, OWN_OPTIONS)]
+        typed = self.config[self.command].devices
+        if typed is None or typed == layout_of(self._trainer_settings).num_devices:
+            return words
+        if typed <= MOST_OF_A_NODE:
+            return [*words, f"--trainer.devices={typed}"]
+        nodes, rest = divmod(typed, MOST_OF_A_NODE)
+        if rest:
+            return words
+        return [*words, f"--trainer.devices={MOST_OF_A_NODE}", f"--trainer.num_nodes={nodes}"]
 
 
 def _network(module: Task, data: Any) -> GPTConfig:
@@ -184,26 +213,46 @@ def _network(module: Task, data: Any) -> GPTConfig:
     raise InputError("vocab_size is not known; set model.init_args.gpt.vocab_size")
 
 
+def devices_of_a_node(trainer: Namespace) -> int:
+    """How many devices a Trainer's settings name; where they are all that there are, one."""
+    devices = trainer.devices
+    if isinstance(devices, str):  # as a flag has them
+        named = [word for word in devices.split(",") if word.strip()]
+        devices = named if "," in devices else int(devices) if devices.isdecimal() else 1
+    return max(1, len(devices) if isinstance(devices, list) else int(devices or 1))
+
+
 def layout_of(trainer: Namespace, num_devices: int | None = None) -> Layout:
     """How a Trainer's settings lay a network over devices.
 
     Args:
         trainer: the settings.
         num_devices: instead of those that they say.
+
+    Raises:
+        InputError: the devices do not come out even.
     """
+    num_nodes = int(trainer.num_nodes or 1)
     if num_devices is None:
-        each = trainer.devices
-        count = len(each) if isinstance(each, list) else each if isinstance(each, int) else 1
-        num_devices = max(1, count) * int(trainer.num_nodes or 1)
+        num_devices = devices_of_a_node(trainer) * num_nodes
     strategy = trainer.strategy
     options = getattr(strategy, "init_args", {})
     name = str(getattr(strategy, "class_path", strategy)).rpartition(".")[2].lower()
-    tensor_parallel = options.get("tensor_parallel_size", 1)
-    tensor_parallel = tensor_parallel if isinstance(tensor_parallel, int) else 1
+    unsaid = "auto" if name == "modelparallelstrategy" else 1
+    tensor_parallel = options.get("tensor_parallel_size", unsaid)
+    if tensor_parallel == "auto":  # of Lightning's own: as many as a node has
+        tensor_parallel = max(1, num_devices // num_nodes)
     if num_devices % tensor_parallel:
         raise InputError(
             f"tensor_parallel_size={tensor_parallel} does not divide {num_devices} devices; "
             "choose a multiple of it"
+        )
+    rows_over = options.get("data_parallel_size", "auto")
+    if rows_over not in ("auto", num_devices // tensor_parallel):
+        raise InputError(
+            f"data_parallel_size={rows_over} x tensor_parallel_size={tensor_parallel} is not "
+            f"{counted(num_devices, 'device')}; choose their product, or "
+            "--trainer.strategy.init_args.data_parallel_size=auto"
         )
     is_sharded = any(word in name.replace("_", "") for word in SHARDED)
     return Layout(num_devices // tensor_parallel, tensor_parallel, is_sharded)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from jsonargparse import Namespace
 
@@ -17,6 +18,7 @@ from lit_gpt_kit.parallel.plan import (
     fewest_devices,
     largest_micro_batch,
 )
+from lit_gpt_kit.parallel.tensor import check_tensor_parallel
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ def describe_model(config: GPTConfig) -> str:
     """Its shape."""
     keys = "" if config.kv_heads == config.num_heads else f" ({config.kv_heads} of keys)"
     return (
-        f"GPT of {config.num_layers} layers, {config.num_heads} heads{keys}, width "
-        f"{config.embed_dim:,}, block {config.block_size:,}, "
+        f"GPT of {counted(config.num_layers, 'layer')}, {counted(config.num_heads, 'head')}{keys}, "
+        f"width {config.embed_dim:,}, block {config.block_size:,}, "
         f"vocabulary {config.padded_vocab_size:,}"
     )
 
@@ -58,14 +60,15 @@ def describe_step(run: Run, layout: Layout, accumulate: int, tokens: int, device
         ways.append(f"layers over {layout.tensor_parallel} (tensor parallel)")
         group = f"group of {layout.tensor_parallel}"
     return (
-        f"{tokens:,} tokens = {_count(run.batch_size, 'row')} of {run.seq_len:,} x "
-        f"{_count(layout.data_parallel, group)} x {_count(accumulate, 'micro-batch')}; "
+        f"{tokens:,} tokens = {counted(run.batch_size, 'row')} of {run.seq_len:,} x "
+        f"{counted(layout.data_parallel, group)} x {counted(accumulate, 'micro-batch')}; "
         f"{layout.num_devices:,} x {device.name}, {', '.join(ways or ['one device'])}, "
         f"{run.precision}"
     )
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 row", "2 groups of 4"."""
     word, _, rest = noun.partition(" ")
     plural = "" if number == 1 else "es" if word.endswith("ch") else "s"
     return f"{number:,} {word}{plural} {rest}".rstrip()
@@ -140,7 +143,7 @@ def _what_would_fit(run: Run, layout: Layout, device: Device) -> str:
         (frugal, layout, again),
         (frugal, sharded, [*shard, *again]),
     ]
-    for cut in (size for size in (2, 4, 8) if run.config.kv_heads % size == 0):
+    for cut in filter(partial(_can_cut, run), (2, 4, 8)):
         flags = [
             "--config configs/strategies/fsdp-tp.yaml",
             f"--trainer.strategy.init_args.tensor_parallel_size={cut}",
@@ -151,6 +154,14 @@ def _what_would_fit(run: Run, layout: Layout, device: Device) -> str:
         if needed is not None:
             return f"{text}; it would with {' '.join(flags)} --devices {needed}"
     return f"{text}; lower block_size or the network's size, or take a larger device"
+
+
+def _can_cut(run: Run, size: int) -> bool:
+    try:
+        check_tensor_parallel(run.config, size, run.lora_rank is not None)
+    except InputError:
+        return False
+    return True
 
 
 def describe_time(
@@ -165,7 +176,7 @@ def describe_time(
         f"(--utilization)"
     )
     if length.num_tokens is None:
-        yield "time", text
+        yield "speed", text
         return
     seconds = length.num_tokens * seconds_per_token
     yield "time", f"{clock_text(seconds)}, {text}"

@@ -1,5 +1,6 @@
 """lit-gpt plan: figures in closed form, published counts, and what it refuses."""
 
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,11 @@ import yaml
 from tests.command import run, write_project
 from tests.conftest import REPOSITORY
 
+CUT, BOTH = (
+    str(REPOSITORY / "configs" / "strategies" / name)
+    for name in ("tensor-parallel.yaml", "fsdp-tp.yaml")
+)
+SIZE = "--trainer.strategy.init_args.tensor_parallel_size"
 GPT2 = str(REPOSITORY / "configs" / "gpt2-124m.yaml")
 GIB = 2**30
 LLAMA_70B = {
@@ -121,7 +127,7 @@ def test_published_shapes_over_many_devices(
     empty: Path, network: dict[str, object], count: int, devices: int
 ) -> None:
     strategy = {
-        "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
+        "class_path": "lit_gpt_kit.parallel.ShardedStrategy",
         "init_args": {"tensor_parallel_size": 1},
     }
     config = write_config(empty, network, {"strategy": strategy})
@@ -142,7 +148,7 @@ def test_what_does_not_fit_is_told_how_it_would(empty: Path) -> None:
         r"it would with --config configs/strategies/fsdp.yaml --devices (\d+)$", result.complaint
     )
     assert found is not None
-    sharded = "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"
+    sharded = "--trainer.strategy=lit_gpt_kit.parallel.ShardedStrategy"
     few = plan(empty, "--config", config, "--device=h100", "--devices=8", sharded)
     assert f"not even one row fits; {found[1]} devices would do" in few["memory"]
     enough = plan(empty, "--config", config, "--device=h100", f"--devices={found[1]}", sharded)
@@ -210,9 +216,47 @@ def test_adapters_are_counted_and_no_known_model_is_downloaded(empty: Path) -> N
 
 
 def test_layers_cut_over_two_are_no_copies(empty: Path) -> None:
-    cut = str(REPOSITORY / "configs" / "strategies" / "tensor-parallel.yaml")
-    lines = plan(empty, "--config", GPT2, "--config", cut, "--device=l4")
+    lines = plan(empty, "--config", GPT2, "--config", CUT, "--device=l4")
     assert "x 1 group of 2 x 4 micro-batches; 2 x l4, layers over 2 (ten" in lines["step"]
+
+
+def test_lightnings_own_strategy_cuts_layers_over_a_node(empty: Path) -> None:
+    own = "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"
+    lines = plan(empty, "--config", GPT2, own, "--trainer.devices=4", "--device=l4")
+    assert "x 1 group of 4 x 4 micro-batches; 4 x l4, layers over 4 (ten" in lines["step"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "count"),
+    [("8", 8), ("[0, 1, 2]", 3), ("0,1", 2), ("3,", 1), ("auto", 1), ("-1", 1)],
+)
+def test_devices_are_counted_as_the_trainer_does(empty: Path, flag: str, count: int) -> None:
+    lines = plan(empty, "--config", GPT2, f"--trainer.devices={flag}", "--device=h100")
+    assert f"; {count} x h100, " in lines["step"]
+
+
+def test_processes_share_a_cpu(tmp_path: Path) -> None:
+    project = write_project(tmp_path)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    for flag, each in (("--trainer.devices=2", memory / 2), ("--devices=2", memory)):
+        lines = plan(project, "--config", "tiny.yaml", flag)
+        assert "2 x cpu, copies (DDP)" in lines["step"]
+        assert f"fits in {each:.0f} GiB" in lines["memory"]
+
+
+def test_what_comes_next(empty: Path) -> None:
+    config = write_config(empty, LLAMA_7B, {})
+    sharded = "--trainer.strategy=lit_gpt_kit.parallel.ShardedStrategy"
+    flags = ("plan", "--config", config, sharded, "--device=h100")
+    start = f"next: lit-gpt {{}} --config {config} {sharded}"
+    for devices, then in (
+        ("--devices=1", f"{start.format('plan')} --device=h100 --devices=4"),
+        ("--devices=4", f"{start.format('fit')} --trainer.devices=4"),
+        ("--devices=16", f"{start.format('fit')} --trainer.devices=8 --trainer.num_nodes=2"),
+        ("--trainer.devices=4", f"{start.format('fit')} --trainer.devices=4"),
+    ):
+        result = run(empty, *flags, devices)
+        assert result.out.splitlines()[-1] == then
 
 
 def test_a_batch_that_does_not_fit_is_told_what_would(empty: Path) -> None:
@@ -233,6 +277,18 @@ def test_a_batch_that_does_not_fit_is_told_what_would(empty: Path) -> None:
         (["--device=h100", "--devices=all"], "devices: expected int, got all"),
         (["--device=h100", "--price_per_hour=-1"], "--price_per_hour -1.0 must be at least 0"),
         (["--device=h100", "--utilization=40"], "--utilization 40.0 must be above 0 and at most 1"),
+        (
+            ["--device=h100", "--devices=8", "--config", CUT],
+            "data_parallel_size=1 x tensor_parallel_size=2 is not 8 devices; ",
+        ),
+        (
+            ["--device=h100", "--config", BOTH, f"{SIZE}=8", "--devices=8"],
+            "tensor_parallel_size=8 does not divide num_heads=12; ",
+        ),
+        (
+            ["--device=h100", "--config", BOTH, "--devices=3"],
+            "tensor_parallel_size=2 does not divide 3 devices; ",
+        ),
         (["--device=h100", "--trainer.precision=64"], "plan does not know trainer.precision=64"),
     ],
 )
