@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
+from lit_gpt_kit.generation.sampling import SamplingConfig
 from lit_gpt_kit.ranks import shares_model
 from lit_gpt_kit.tokenization.tokenizer import Tokenizer
 
@@ -51,12 +52,14 @@ class SampleText(Callback):
         path: str | Path | None = None,
         is_shown: bool = True,
     ) -> None:
-        for name, count in (
-            ("max_new_tokens", max_new_tokens),
-            ("every_n_validations", every_n_validations),
-        ):
-            if count < 1:
-                raise InputError(f"SampleText: {name}={count} must be at least 1")
+        try:
+            SamplingConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k)
+        except InputError as error:
+            raise InputError(f"SampleText: {error}") from error
+        if every_n_validations < 1:
+            raise InputError(
+                f"SampleText: every_n_validations={every_n_validations} must be at least 1"
+            )
         self.prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         self.sampling = {"temperature": temperature, "top_k": top_k, "seed": seed}
         self.max_new_tokens = max_new_tokens
@@ -70,7 +73,8 @@ class SampleText(Callback):
         """Choose the prompts, and refuse what would fail hours later.
 
         Raises:
-            InputError: the module writes no text, or a prompt fills its block.
+            InputError: the module writes no text, or a prompt fills its block, or is empty where
+                a text cannot begin with nothing.
         """
         if not _can_write(pl_module):
             raise InputError(f"SampleText: {type(pl_module).__name__} has no `generate`; leave "
@@ -83,6 +87,8 @@ class SampleText(Callback):
             return
         for prompt in self.prompts:
             length = len(tokenizer.encode(prompt))
+            if not length and tokenizer.end_id is None and not _asks(trainer, pl_module):
+                raise InputError("SampleText: a prompt is empty; give it at least one character")
             if length >= block_size:
                 raise InputError(
                     f"SampleText: the prompt {prompt[:30]!r}... has {length} tokens and leaves no "

@@ -24,14 +24,15 @@ class RunRecord:
 
     Args:
         run_dir: the run folder.
-        name: what the run is called.
+        name: what the run is called, where it is new.
         checkpoint: what the run starts from, if it starts from one.
         step: the optimiser step of that checkpoint.
     """
 
     def __init__(self, run_dir: Path, name: str, checkpoint: Path | None, step: int) -> None:
         self.run_dir = run_dir
-        self.name = name
+        # One that goes on may be started from another configuration, or from another folder.
+        self.name = str(read_run(run_dir).get("name") or name)
         self.checkpoint = checkpoint
         self.step = step
 

@@ -136,12 +136,30 @@ def test_wrong_input_gets_one_line(tmp_path: Path) -> None:
         SampleText(max_new_tokens=0)
     with pytest.raises(InputError, match="every_n_validations=0 must be at least 1"):
         SampleText(every_n_validations=0)
+    with pytest.raises(InputError, match=r"^SampleText: top_k=0 must be at least 1"):
+        SampleText(top_k=0)
+    with pytest.raises(InputError, match=r"^SampleText: temperature=-1\.0 must be at least 0"):
+        SampleText(temperature=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "complaint"),
+    [
+        (
+            "x" * 500,
+            f"the prompt {'x' * 30!r}... has 500 tokens and leaves no room in block_size=16; "
+            "shorten it",
+        ),
+        ("", "a prompt is empty; give it at least one character"),
+    ],
+)
+def test_prompt_that_would_fail_later_is_refused(
+    tmp_path: Path, prompt: str, complaint: str
+) -> None:
     project = write_project(tmp_path)
-    callback = {"class_path": "lit_gpt_kit.SampleText", "init_args": {"prompts": ["x" * 500]}}
+    callback = {"class_path": "lit_gpt_kit.SampleText", "init_args": {"prompts": [prompt]}}
     options = [f"--trainer.callbacks={json.dumps([callback])}", "--trainer.logger=false"]
-    result = run(project, "fit", "--config", "tiny.yaml", *options)
+    chars = "--data.tokenizer={kind: char}"
+    result = run(project, "fit", "--config", "tiny.yaml", chars, *options)
     assert result.status == 2
-    assert result.err.splitlines()[-1] == (
-        f"lit-gpt: SampleText: the prompt {'x' * 30!r}... has 500 tokens and leaves no room in "
-        "block_size=16; shorten it"
-    )
+    assert result.err.splitlines()[-1] == f"lit-gpt: SampleText: {complaint}"
