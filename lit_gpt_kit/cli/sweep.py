@@ -109,7 +109,8 @@ class SweepCLI(DryCLI):
                 try:
                     parser.parse_args([*args, f"--{varied.key}={sample}"])
                 except ArgumentError as error:
-                    known = [action.dest for action in self._parser(self.command)._actions]
+                    actions = self._parser(self.command)._actions
+                    known = [action.dest for action in actions if action.dest not in OWN]
                     message = one_line(str(error), known)
                     raise InputError(f"--vary {varied.key}={sample}: {message}") from error
 
@@ -167,10 +168,16 @@ def read_varied(text: str) -> Varied:
     key = key.removeprefix("--")
     if not equals or not spec or NAME.fullmatch(key) is None:
         raise InputError(f"--vary {text}: write {WRITTEN}")
+    if key in OWN:
+        raise InputError(f"--vary {key}: `fit`, which is varied, has no --{key}")
     found = RANGE.fullmatch(spec)
     if found is None:
-        values = [_value(value) for value in spec.split(",")]
-        return Varied(key, spec.split(","), {"values": values})
+        try:
+            listed = yaml.safe_load(f"[{spec}]")
+        except yaml.YAMLError:
+            raise InputError(f"--vary {text}: no list of values; write {WRITTEN}") from None
+        values = [_value(value) for value in listed]
+        return Varied(key, values, {"values": values})
     try:
         low, high = (_number(found[name]) for name in ("low", "high"))
     except ValueError:
@@ -189,11 +196,14 @@ def read_varied(text: str) -> Varied:
     return Varied(key, [low, high], {"distribution": kind, "min": low, "max": high})
 
 
-def _value(text: str) -> Any:
+def _value(value: Any) -> Any:
+    """A value such that `fit` understands what the agent makes of it: Python's text."""
+    if value is None:
+        return "null"
     try:
-        return _number(text)  # YAML takes 1e-3 for a text
+        return _number(value) if isinstance(value, str) else value  # YAML takes 1e-3 for a text
     except ValueError:
-        return yaml.safe_load(text)
+        return value
 
 
 def _number(text: str) -> int | float:

@@ -30,6 +30,8 @@ def project(tmp_path: Path) -> Path:
         ("--a=2,4.5,swiglu,true", {"values": [2, 4.5, "swiglu", True]}),
         ("a=1e-3,3e-3", {"values": [0.001, 0.003]}),
         ("a=gelu", {"values": ["gelu"]}),
+        ("a=[0.9, 0.95],[0.8, 0.9]", {"values": [[0.9, 0.95], [0.8, 0.9]]}),
+        ("a=null,1.0", {"values": ["null", 1.0]}),
     ],
 )
 def test_what_vary_means(text: str, choice: dict[str, Any]) -> None:
@@ -45,6 +47,9 @@ def test_what_vary_means(text: str, choice: dict[str, Any]) -> None:
         ("lr=low..high", "a range is of two numbers"),
         ("lr=log:0..1", "a logarithmic range must begin above 0"),
         ("lr=3..2", "3 must be below 2"),
+        ("lr=[0.9", "no list of values"),
+        ("lr=a: b: c", "no list of values"),
+        ("runs=1,2", "--vary runs: `fit`, which is varied, has no --runs"),
     ],
 )
 def test_wrong_vary(text: str, complaint: str) -> None:
@@ -76,6 +81,19 @@ def test_the_file_and_what_an_agent_types(project: Path) -> None:
     line = [word for given in words for word in filled.get(given, [given])]
     fit = ["/usr/bin/env", "lit-gpt", "fit", "--config", "tiny.yaml", "--trainer.max_steps=2"]
     assert line == [*fit, f"--{LR}=2e-05", "--model.gpt.num_layers=1"]
+
+
+def test_what_an_agent_types_is_what_is_tried(project: Path) -> None:
+    betas = "model.init_args.optimizer.init_args.betas"
+    varied = (f"--vary={betas}=[0.9, 0.95],[0.8, 0.9]", "--vary=trainer.gradient_clip_val=null,1.0")
+    result = run(project, "sweep", "--config", "tiny.yaml", *varied)
+    assert result.status == 0, result.err
+    parameters = yaml.safe_load((project / "sweep.yaml").read_text())["parameters"]
+    chosen = {key: {"value": choice["values"][0]} for key, choice in parameters.items()}
+    words = create_sweep_command_args({"args": chosen})["args"]
+    assert words == [f"--{betas}=[0.9, 0.95]", "--trainer.gradient_clip_val=null"]
+    result = run(project, "fit", "--config", "tiny.yaml", *words, "--trainer.max_steps=1")
+    assert result.status == 0, result.err
 
 
 @pytest.mark.slow
