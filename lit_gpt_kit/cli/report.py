@@ -13,11 +13,18 @@ from lit_gpt_kit.report.run import Run, read_runs
 
 MOST_NAMED = 3
 """Runs in a title; more are counted."""
+FORMATS = {".html": "html", ".htm": "html", ".png": "png"}
 
 
 def run(command: str, arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(_parser(), arguments)
+    suffix = Path(options.output or "").suffix.lower()
+    if FORMATS.get(suffix, options.format) != options.format:
+        raise InputError(
+            f"--output {options.output} is no name for --format {options.format}; give --format "
+            f"{FORMATS[suffix]}, or another name"
+        )
     runs = read_runs([Path(folder) for folder in options.run_dirs])
     try:
         from lit_gpt_kit.report.page import render_page, render_picture
@@ -59,7 +66,9 @@ def _name_all(runs: Sequence[Run]) -> str:
 
 
 def _describe(run: Run) -> str:
-    steps = f"{run.name}: {len(run.metrics.rows):,} lines of metrics, up to step {run.num_steps:,}"
+    lines = len(run.metrics.rows)
+    plural = "" if lines == 1 else "s"
+    steps = f"{run.name}: {lines:,} line{plural} of metrics, up to step {run.num_steps:,}"
     broken = run.metrics.num_broken_lines
     if not broken:
         return steps

@@ -1,5 +1,6 @@
 """The charts of a report. One definition serves the page, which is interactive, and the picture."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from lit_gpt_kit.references.reference import Reference
 from lit_gpt_kit.report.curves import smooth, thin
 from lit_gpt_kit.report.metrics import Family
 from lit_gpt_kit.report.run import Point, Run
-from lit_gpt_kit.report.theme import BAND, COLOURS, DASHES, LIGHT, chart_config
+from lit_gpt_kit.report.theme import BAND, COLOURS, DASHES, GREY, LIGHT, chart_config
 
 LONGEST_LEGEND = 45
 """Characters that stand side by side on a phone."""
@@ -94,18 +95,24 @@ def draw(
         scale=alt.Scale(domain=labels, range=[DASHES[dash] for _, dash in repeats]),
         legend=None,
     )
+    if has_dashes(family, len(runs)):
+        names = list(family.metrics)
+        dashes = [DASHES[number % len(DASHES)] for number in range(len(names))]
+        scale = alt.Scale(domain=names, range=dashes)
+        dash = alt.StrokeDash("metric", type="nominal", scale=scale, legend=_legend(names, GREY))
     bands = [row for reference in references for row in _rows_of_band(family, reference)]
     rows = [row for curve in series for row in _rows_of(family, curve)]
     values: Any = alt.Data(values=[*bands, *rows])  # type: ignore[no-untyped-call]
     data = alt.Chart(values).encode(x=x, y=y)
-    base = data.encode(color=colour, strokeDash=dash, detail=["run:N", "metric:N"])
-    raw = base.transform_filter("datum.kind == 'raw'").mark_line(strokeWidth=1, opacity=0.3)
+    base = data.encode(color=colour, detail=["run:N", "metric:N"])
+    lines = base.encode(strokeDash=dash)  # of points, the legend would have no symbols
+    raw = lines.transform_filter("datum.kind == 'raw'").mark_line(strokeWidth=1, opacity=0.3)
     plain = "datum.kind == 'smooth' || datum.kind == 'line'"
-    line = base.transform_filter(plain).mark_line(strokeWidth=2)
-    marked = base.transform_filter("datum.kind == 'marked'").mark_line(
-        strokeWidth=1.5, point=alt.OverlayMarkDef(size=28, filled=True)
-    )
-    layers = [*(_band(data) if bands else []), raw, line, marked]
+    line = lines.transform_filter(plain).mark_line(strokeWidth=2)
+    marked = "datum.kind == 'marked'"
+    joined = lines.transform_filter(marked).mark_line(strokeWidth=1.5)
+    points = base.transform_filter(marked).mark_point(size=28, filled=True, opacity=1)
+    layers = [*(_band(data) if bands else []), raw, line, joined, points]
     if is_interactive:
         layers.append(_hover(base))
     return alt.layer(*layers)
@@ -134,10 +141,11 @@ def draw_picture(
             size = (HALF, PICTURE_HEIGHT // 2) if charts else (PICTURE_WIDTH, PICTURE_HEIGHT)
             charts.append(chart.properties(title=family.title, width=size[0], height=size[1]))
     rows = [charts[:1], *(charts[i : i + 2] for i in range(1, len(charts), 2))]
-    parts = [alt.hconcat(*row).resolve_scale(color="independent") for row in rows]
+    apart: Any = {"color": "independent", "strokeDash": "independent"}
+    parts = [alt.hconcat(*row).resolve_scale(**apart) for row in rows]
     return (
         alt.vconcat(*parts)
-        .resolve_scale(color="independent", strokeDash="independent")
+        .resolve_scale(**apart)
         .properties(title=alt.TitleParams(title, fontSize=18, offset=12), padding=16)
         .configure(background=LIGHT["page"], **chart_config(LIGHT))
     )
@@ -149,7 +157,13 @@ def num_legend_lines(labels: Sequence[str]) -> int:
     return min(len(labels), MOST_LABELS) if is_long else 1
 
 
-def _legend(labels: Sequence[str]) -> alt.Legend:
+def has_dashes(family: Family, num_runs: int) -> bool:
+    """Whether a curve's dashes say which metric it is, since its colour says which run."""
+    kinds = {_is_train(name) for name in family.metrics}  # which are drawn otherwise anyway
+    return 1 < num_runs <= len(COLOURS) and len(kinds) < len(family.metrics)
+
+
+def _legend(labels: Sequence[str], colour: str | None = None) -> alt.Legend:
     return alt.Legend(
         title=None,
         orient="top",
@@ -159,6 +173,7 @@ def _legend(labels: Sequence[str]) -> alt.Legend:
         symbolType="stroke",
         symbolStrokeWidth=3,
         symbolOpacity=1,
+        symbolStrokeColor=colour or alt.Undefined,
     )
 
 
@@ -168,7 +183,7 @@ def _hover(base: alt.Chart) -> Any:
         nearest=True, on="pointermove", clear="pointerout", encodings=["x", "y"], empty=False
     )
     return (
-        base.transform_filter("datum.kind != 'smooth' && datum.kind != 'band'")
+        base.transform_filter("!test(/smooth|band/, datum.kind) && datum.value !== null")
         # Named fields would lose their texts where the nearest point is looked for.
         .mark_point(size=60, filled=True, tooltip=alt.TooltipContent("data"))
         .encode(opacity=alt.condition(nearest, alt.value(1), alt.value(0)))
@@ -203,21 +218,28 @@ def _rows_of_band(family: Family, reference: Reference) -> Iterable[dict[str, An
             }
 
 
+def _is_train(metric: str) -> bool:
+    return metric.startswith("train/")
+
+
 def _rows_of(family: Family, series: Series) -> Iterable[dict[str, Any]]:
-    is_train = series.metric.startswith("train/")
+    is_train = _is_train(series.metric)
     smoothed = smooth(series.points) if is_train and series.metric not in NEVER_NOISY else []
     kind = "line" if is_train else "marked"
+    gaps = series.run.gaps(series.metric)
     parts = [("raw", series.points), ("smooth", smoothed)] if smoothed else [(kind, series.points)]
     # The metric's name may say another unit.
     unit = {"unit": family.unit} if family.divisor != 1 else {}
     for kind, points in parts:
-        for point in thin(points):
+        for point in [*thin(points), *gaps]:
+            value = point.value / family.divisor
             yield {
                 "run": series.run.name,
                 "metric": series.metric,
                 "step": point.step,
                 "tokens": None if point.tokens is None else round(point.tokens),
-                "value": float(f"{point.value / family.divisor:.6g}"),
+                # Where it is null, Vega-Lite breaks the line.
+                "value": None if math.isnan(value) else float(f"{value:.6g}"),
                 "kind": kind,
                 **unit,
             }

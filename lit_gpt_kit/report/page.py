@@ -14,7 +14,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lit_gpt_kit.references.reference import COVERAGE
-from lit_gpt_kit.report.charts import draw, draw_picture, num_legend_lines
+from lit_gpt_kit.report.charts import draw, draw_picture, has_dashes, num_legend_lines
 from lit_gpt_kit.report.curves import MOST_POINTS, WINDOW_SHARE
 from lit_gpt_kit.report.differences import find_differences
 from lit_gpt_kit.report.metrics import Family, group
@@ -53,7 +53,8 @@ def render_page(runs: Sequence[Run], title: str) -> str:
         if chart is not None:
             spec = chart.properties(width="container", background="transparent").to_dict()
             # A page gives all of a chart one height, and a classifier's labels would fill it.
-            num_lines = 1 if len(runs) > 1 else num_legend_lines(family.metrics)
+            has_legend = len(runs) == 1 or has_dashes(family, len(runs))
+            num_lines = num_legend_lines(family.metrics) if has_legend else 1
             sections.setdefault(family.section, []).append(
                 {"title": family.title, "spec": spec, "extra": LEGEND_LINE * (num_lines - 1)}
             )

@@ -76,6 +76,16 @@ class Run:
                 points.append(Point(step, self._tokens_at(step), value))
         return sorted(points, key=lambda point: point.step)
 
+    def gaps(self, name: str) -> list[Point]:
+        """Where a metric ceases to be a finite number; the values are NaN."""
+        is_gap, found = False, []
+        for step, row in sorted(self.metrics.rows.items()):
+            if cell := row.get(name):
+                was_gap, is_gap = is_gap, not math.isfinite(to_number(cell))
+                if is_gap and not was_gap:
+                    found.append(Point(step, self._tokens_at(step), math.nan))
+        return found
+
     def steps_without_number(self, name: str) -> list[int]:
         """The steps at which a metric was infinite, or no number."""
         cells = ((step, row.get(name)) for step, row in self.metrics.rows.items())

@@ -73,6 +73,14 @@ def test_an_output_that_is_a_folder(tmp_path: Path) -> None:
     )
 
 
+def test_an_output_that_is_named_for_another_format(tmp_path: Path) -> None:
+    write_run(tmp_path / "a")
+    assert run(tmp_path, "report", "a", "--output=a.html", "--format=png").complaint == (
+        "--output a.html is no name for --format png; give --format html, or another name"
+    )
+    assert not (tmp_path / "a.html").exists()
+
+
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     write_run(tmp_path / "a")
     (tmp_path / "file").touch()

@@ -74,7 +74,7 @@ def test_a_band_behind_the_curves(tmp_path: Path) -> None:
     assert [(r["tokens"], r["step"], r["low"], r["value"], r["high"]) for r in band] == [
         *((1000, 10, 1.0, 2.0, 3.0), (2000, 20, 0.5, 1.5, 2.5))
     ]
-    assert [layer["mark"]["type"] for layer in spec["layer"]] == ["area", *["line"] * 4]
+    assert [layer["mark"]["type"] for layer in spec["layer"]] == ["area", *["line"] * 4, "point"]
 
 
 def test_without_tokens_steps_are_the_axis(tmp_path: Path) -> None:
@@ -87,6 +87,32 @@ def test_without_tokens_steps_are_the_axis(tmp_path: Path) -> None:
 def test_where_no_two_points_can_be_joined_there_is_no_chart(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("step,val/loss,train/loss\n1,3,\n")
     assert spec_of(read_runs([tmp_path])) == {}
+
+
+def test_in_a_comparison_dashes_tell_metrics_of_a_kind(tmp_path: Path) -> None:
+    make_runs(tmp_path, "a", "b")
+    parts = Family("gradient norm", "Training", ("train/grad_norm", "train/grad_norm/mlp"))
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        text = "step,train/grad_norm,train/grad_norm/mlp\n1,3,1\n2,2,1\n"
+        (folder / "metrics.csv").write_text(text)
+    runs = read_runs(folders)
+    dash = spec_of(runs, parts)["layer"][0]["encoding"]["strokeDash"]
+    assert (dash["field"], dash["scale"]["domain"]) == ("metric", list(parts.metrics))
+    assert dash["scale"]["range"] == list(DASHES[:2])
+    alone = spec_of(runs[:1], parts)["layer"][0]["encoding"]["strokeDash"]
+    assert (alone["field"], alone["legend"]) == ("metric", None)
+    # Training and validation are drawn otherwise anyway.
+    loss = spec_of(make_runs(tmp_path / "more", "a", "b"))["layer"][0]["encoding"]["strokeDash"]
+    assert loss["field"] == "run"
+
+
+def test_a_line_has_a_gap_where_there_is_no_number(tmp_path: Path) -> None:
+    values = ("3", "2.5", "nan", "inf", "2", "", "1.5", "nan")
+    rows = [f"{step},{32 * step},{value}" for step, value in enumerate(values, start=1)]
+    (tmp_path / "metrics.csv").write_text("\n".join(["step,train/tokens,val/loss", *rows]) + "\n")
+    found = sorted(rows_of(spec_of(read_runs([tmp_path])), "marked"), key=lambda row: row[0])
+    assert found == [(32, 3.0), (64, 2.5), (96, None), (160, 2.0), (224, 1.5), (256, None)]
 
 
 def test_memory_is_in_gib_whatever_its_metric_is_called(tmp_path: Path) -> None:
