@@ -186,7 +186,7 @@ def _says_as_python_does() -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        found = re.search(r"\(os error (\d+)\)", str(error))
+        found = re.search(r"(?:os error|Os { code:) (\d+)", str(error))
         if found is None:
             raise
         raise OSError(int(found[1]), str(error)) from error
