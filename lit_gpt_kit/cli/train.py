@@ -40,6 +40,7 @@ from lit_gpt_kit.cli.launched import ends_with_its_ranks
 from lit_gpt_kit.cli.lightning_words import reword
 from lit_gpt_kit.cli.main import FAULT
 from lit_gpt_kit.cli.model_table import PartsTable
+from lit_gpt_kit.cli.narrator import Narrator
 from lit_gpt_kit.cli.precision import PrecisionTrainer, choose_precision, chooses_precision
 from lit_gpt_kit.cli.run_folder import (
     PRETRAINED,
@@ -260,15 +261,14 @@ class TrainingCLI(LightningCLI):
         if self.command == "fit" and not chosen.fast_dev_run:
             logger = complete_loggers(chosen.logger, self.run_dir)
             self.record.place_loggers(logger, self.model, self.config_text)
+        given = complete_callbacks(given, self.command, self.run_dir, self.model, silent, saves)
+        # The run begins when nobody has refused it, and before it is said where it lies.
+        place = next((n for n, each in enumerate(given) if isinstance(each, Narrator)), len(given))
+        begin = LambdaCallback(on_fit_start=lambda trainer, module: self._begin_run_folder())
+        go_on = LambdaCallback(on_train_start=lambda trainer, module: go_on_with_metrics(trainer))
         trainer = super().instantiate_trainer(
             default_root_dir=chosen.default_root_dir or str(self.run_dir),
-            callbacks=[
-                LambdaCallback(
-                    on_fit_start=lambda trainer, module: self._begin_run_folder(),
-                    on_train_start=lambda trainer, module: go_on_with_metrics(trainer),
-                ),
-                *complete_callbacks(given, self.command, self.run_dir, self.model, silent, saves),
-            ],
+            callbacks=[go_on, *given[:place], begin, *given[place:]],
             logger=logger,
             **kwargs,
         )

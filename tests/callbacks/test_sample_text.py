@@ -163,3 +163,4 @@ def test_prompt_that_would_fail_later_is_refused(
     result = run(project, "fit", "--config", "tiny.yaml", chars, *options)
     assert result.status == 2
     assert result.err.splitlines()[-1] == f"lit-gpt: SampleText: {complaint}"
+    assert not (project / "runs").exists()
