@@ -75,6 +75,13 @@ class StopOnInterrupt(Checkpoint):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen no more."""
+        self.stop_listening()
+
+    def stop_listening(self) -> None:
+        """Give Ctrl-C back; as often as one likes.
+
+        After a fault Lightning puts back, behind `on_exception`, what it found: this one's handler.
+        """
         if self._outer_handler is not None:
             signal.signal(signal.SIGINT, self._outer_handler)
 
@@ -99,7 +106,7 @@ class StopOnInterrupt(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Listen no more."""
-        self.on_fit_end(trainer, pl_module)
+        self.stop_listening()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal_number == signal.SIGINT:

@@ -6,7 +6,8 @@ import shutil
 import signal
 import warnings
 from argparse import ArgumentError
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -298,7 +299,7 @@ class TrainingCLI(LightningCLI):
         elif self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
         try:
-            with ends_with_its_ranks(self.trainer.strategy.launcher):
+            with ends_with_its_ranks(self.trainer.strategy.launcher), self._ctrl_c_is_given_back():
                 super()._run_subcommand(subcommand)
         except SystemExit:
             if not self.trainer.interrupted:
@@ -327,11 +328,22 @@ class TrainingCLI(LightningCLI):
         self._say_where_results_are()
         self.record.end(self.trainer)
 
+    @contextmanager
+    def _ctrl_c_is_given_back(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for callback in self._listeners():
+                callback.stop_listening()
+
     def _interrupted_by(self) -> int:
         """128 and the signal's number, as a shell says it: never 0, for the run is not done."""
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        numbers = (c.signal_number for c in callbacks if isinstance(c, StopOnInterrupt))
+        numbers = (listener.signal_number for listener in self._listeners())
         return 128 + (next(numbers, 0) or signal.SIGINT)
+
+    def _listeners(self) -> list[StopOnInterrupt]:
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [callback for callback in callbacks if isinstance(callback, StopOnInterrupt)]
 
     @rank_zero_only
     def _begin_run_folder(self) -> None:

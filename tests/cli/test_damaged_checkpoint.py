@@ -1,6 +1,7 @@
 """A run whose last checkpoint is damaged, lost or cannot be written goes on from the one before."""
 
 import shlex
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,6 +132,7 @@ def test_a_full_disk_leaves_the_last_one(
         f"lit-gpt: the disk that holds {project}/parts/checkpoints is full ("
     )
     assert "Traceback" not in refused.err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert sorted(path.name for path in stopped.iterdir()) == [
         "best.ckpt",
         "last.ckpt",
