@@ -17,6 +17,7 @@ NOT_ACCEPTED = re.compile(
 NO_ATTRIBUTE = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'")
 NO_MODULE = re.compile(r"No module named '([\w.]+)'")
 NOT_A_PATH = re.compile(r"Expected a dot import path string: (\w+)\s*$", re.M)
+NULL_GROUP = "argument after ** must be a mapping, not NoneType"
 ECHO = re.compile(
     r"(Given value|Subtypes:|Errors:|Does not validate against any|Not a valid subclass of"
     r"|Subclass types expect one of|a class path \(str\)|a dict with)"
@@ -49,6 +50,8 @@ def one_line(message: str, known_keys: list[str]) -> str:
     if module := NO_MODULE.search(message):
         remedy = "install it, or put its folder on PYTHONPATH"
         return f"{prefix}there is no module '{module[1]}'; {remedy}"
+    if NULL_GROUP in message:
+        return f"{prefix}a group of options is null; give its options, or leave it out"
     problems = [line.strip(" -") for line in message.splitlines() if _says_something(line)]
     text = " ".join(problems)
     for pattern in (KEY, re.compile(r"Problem with given class_path '[\w.]+':")):

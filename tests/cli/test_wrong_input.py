@@ -215,6 +215,12 @@ def test_unknown_class(place: str, value: Any, words: list[str], project: Path) 
     assert nothing_is_left(project)
 
 
+def test_null_for_a_group_of_options(project: Path) -> None:
+    complaint = run(project, *FIT, "--model.init_args.gpt=null").complaint
+    assert complaint == "a group of options is null; give its options, or leave it out"
+    assert nothing_is_left(project)
+
+
 def test_two_wandb_runs_in_one_folder(project: Path) -> None:
     change(project, "trainer.logger", [{"class_path": "lit_gpt_kit.loggers.wandb.WandbRun"}] * 2)
     expected = "trainer.logger has WandbRun twice; a run folder is one W&B run, keep one"
