@@ -7,7 +7,7 @@ trains with those, and a utilisation measured against them says nothing.
 import os
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from lit_gpt_kit.errors import InputError
@@ -49,15 +49,6 @@ class Device:
     def usable_bytes(self) -> float:
         """How much of its memory a run can fill."""
         return self.usable * self.memory_bytes
-
-    def shared_by(self, count: int) -> "Device":
-        """What each of so many processes has of it."""
-        memory, bf16, fp32 = (
-            self.memory_bytes // count,
-            self.peak_bf16 / count,
-            self.peak_fp32 / count,
-        )
-        return replace(self, memory_bytes=memory, peak_bf16=bf16, peak_fp32=fp32)
 
     def peak(self, precision: str) -> float | None:
         """The peak for one of the Trainer's precisions; None where the table has none."""

@@ -54,6 +54,14 @@ class GradientNorms(Callback):
         # A sum over shards waits for the other ranks, so all must be in one order.
         self._norms = {part: _norm(gradients[part]) for part in sorted(gradients)}
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Forget what was logged: Lightning logs it once more with a last step between two."""
+        results: Any = trainer._results
+        for key in [key for key in results if LOGGED in key]:
+            del results[key]
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -63,11 +71,7 @@ class GradientNorms(Callback):
         batch_idx: int,
     ) -> None:
         """Log."""
-        if not step_is_done(trainer, batch_idx):
-            return
-        if not self._norms:
-            if trainer.should_stop:  # Lightning would log those of an earlier step
-                _forget_logged(trainer)
+        if not self._norms or not step_is_done(trainer, batch_idx):
             return
         total = torch.stack(list(self._norms.values())).square().sum().sqrt()
         # Our tasks divide the gradient by the targets of the step only after this callback.
@@ -76,12 +80,6 @@ class GradientNorms(Callback):
         for part, norm in self._norms.items():
             pl_module.log(f"{LOGGED}{part.replace(' ', '_')}", norm * factor)
         self._norms = {}
-
-
-def _forget_logged(trainer: Trainer) -> None:
-    results: Any = trainer._results
-    for key in [key for key in results if LOGGED in key]:
-        del results[key]
 
 
 def part_of(name: str, by_layer: bool = False) -> str:

@@ -27,7 +27,7 @@ from lit_gpt_kit.cli.plan_lines import (
 )
 from lit_gpt_kit.cli.precision import choose_precision
 from lit_gpt_kit.cli.train import quieten_libraries
-from lit_gpt_kit.devices import CPU, Device, find_device
+from lit_gpt_kit.devices import CPU, find_device
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.memory import Precision
@@ -148,8 +148,8 @@ class PlanningCLI(DryCLI):
         layout = layout_of(trainer, settings.devices)
         check_tensor_parallel(config, layout.tensor_parallel, adapters is not None)
         device = self._device
-        if device.name == CPU and settings.devices is None:
-            device = device.shared_by(devices_of_a_node(trainer))
+        largest = largest_micro_batch(planned, layout, device.usable_bytes)
+        needed = None if largest else fewest_devices(planned, layout, device.usable_bytes)
         accumulate = _count_micro_batches(trainer, data, planned, layout)
         tokens_per_step = planned.batch_size * planned.seq_len * layout.data_parallel * accumulate
         length = _length(trainer, settings.model, tokens_per_step)
@@ -159,34 +159,41 @@ class PlanningCLI(DryCLI):
             ("step", describe_step(planned, layout, accumulate, tokens_per_step, device)),
             ("training", describe_length(length, config)),
             ("arithmetic", describe_arithmetic(planned, length)),
-            *describe_memory(planned, layout, device),
+            *describe_memory(planned, layout, device, largest, needed),
             *describe_time(planned, layout, device, length, settings),
         ]
         print(
             "\n".join(f"{name:>11}: {text}" if name else f"{'':13}{text}" for name, text in lines)
         )
-        print(f"\nnext: {shlex.join(self._next(planned, layout, device))}")
+        if needed is not None:
+            command, more = "plan", [f"--devices={needed}"]
+        elif planned.batch_size > largest:
+            command, more = "plan", _with_fewer_rows(planned.batch_size, largest, accumulate, data)
+        else:
+            command, more = "fit", self._devices()
+        left = without(self._arguments, OWN_OPTIONS if command == "fit" else ())
+        if more and "devices" in more[0]:
+            left = without(left, ("devices", "trainer.devices", "trainer.num_nodes"))
+        print(f"\nnext: {shlex.join(['lit-gpt', command, *left, *more])}")
 
-    def _next(self, planned: Run, layout: Layout, device: Device) -> list[str]:
-        """What to type: `fit` on the devices that were planned, or the plan of what would fit."""
-        if not largest_micro_batch(planned, layout, device.usable_bytes):
-            needed = fewest_devices(planned, layout, device.usable_bytes)
-            return [
-                "lit-gpt",
-                "plan",
-                *without(self._arguments, ("devices",)),
-                f"--devices={needed}",
-            ]
-        words = ["lit-gpt", "fit", *without(self._arguments, OWN_OPTIONS)]
-        typed = self.config[self.command].devices
-        if typed is None or typed == layout_of(self._trainer_settings).num_devices:
-            return words
-        if typed <= MOST_OF_A_NODE:
-            return [*words, f"--trainer.devices={typed}"]
-        nodes, rest = divmod(typed, MOST_OF_A_NODE)
-        if rest:
-            return words
-        return [*words, f"--trainer.devices={MOST_OF_A_NODE}", f"--trainer.num_nodes={nodes}"]
+    def _devices(self) -> list[str]:
+        """Flags of `fit` for the devices that were planned, where its configuration has others."""
+        planned, trainer = self.config[self.command].devices, self._trainer_settings
+        if planned in (None, devices_of_a_node(trainer) * int(trainer.num_nodes or 1)):
+            return []
+        most = 1 if self._device.name == CPU else MOST_OF_A_NODE
+        each = max(count for count in range(1, most + 1) if planned % count == 0)
+        nodes = [f"--trainer.num_nodes={planned // each}"] if planned > each else []
+        return [f"--trainer.devices={each}", *nodes]
+
+
+def _with_fewer_rows(batch_size: int, largest: int, accumulate: int, data: Any) -> list[str]:
+    """Flags for the same step in micro-batches that fit."""
+    rows = max(count for count in range(1, largest + 1) if batch_size % count == 0)
+    flags = [f"--data.batch_size={rows}"]
+    if getattr(data, "global_batch", None) is None:
+        flags.append(f"--trainer.accumulate_grad_batches={accumulate * batch_size // rows}")
+    return flags
 
 
 def _network(module: Task, data: Any) -> GPTConfig:
@@ -214,7 +221,7 @@ def _network(module: Task, data: Any) -> GPTConfig:
 
 
 def devices_of_a_node(trainer: Namespace) -> int:
-    """How many devices a Trainer's settings name; where they are all that there are, one."""
+    """How many devices of a node a Trainer's settings name; one, where they name no number."""
     devices = trainer.devices
     if isinstance(devices, str):  # as a flag has them
         named = [word for word in devices.split(",") if word.strip()]

@@ -7,7 +7,7 @@ from functools import partial
 from jsonargparse import Namespace
 
 from lit_gpt_kit.cli.time_left import clock_text
-from lit_gpt_kit.devices import GIB, MIB, Device
+from lit_gpt_kit.devices import CPU, GIB, MIB, Device
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.model.config import GPTConfig
 from lit_gpt_kit.model.size import count_active_parameters, count_by_part
@@ -16,7 +16,6 @@ from lit_gpt_kit.parallel.plan import (
     COMPUTE_OPTIMAL,
     Run,
     fewest_devices,
-    largest_micro_batch,
 )
 from lit_gpt_kit.parallel.tensor import check_tensor_parallel
 
@@ -59,10 +58,11 @@ def describe_step(run: Run, layout: Layout, accumulate: int, tokens: int, device
     if layout.tensor_parallel > 1:
         ways.append(f"layers over {layout.tensor_parallel} (tensor parallel)")
         group = f"group of {layout.tensor_parallel}"
+    machines = " (machines like this one)" if device.name == CPU and layout.num_devices > 1 else ""
     return (
         f"{tokens:,} tokens = {counted(run.batch_size, 'row')} of {run.seq_len:,} x "
         f"{counted(layout.data_parallel, group)} x {counted(accumulate, 'micro-batch')}; "
-        f"{layout.num_devices:,} x {device.name}, {', '.join(ways or ['one device'])}, "
+        f"{layout.num_devices:,} x {device.name}{machines}, {', '.join(ways or ['one device'])}, "
         f"{run.precision}"
     )
 
@@ -94,8 +94,17 @@ def describe_arithmetic(run: Run, length: Length) -> str:
     return f"{_short(run.flops_per_token)}FLOP for each token{total}"
 
 
-def describe_memory(run: Run, layout: Layout, device: Device) -> Iterator[tuple[str, str]]:
+def describe_memory(
+    run: Run, layout: Layout, device: Device, largest: int, needed: int | None
+) -> Iterator[tuple[str, str]]:
     """The memory of one device, and whether it is enough.
+
+    Args:
+        run: what is planned.
+        layout: how it is laid over devices.
+        device: of which kind they are.
+        largest: the most rows that fit; 0 where not even one does.
+        needed: how many devices would do then; None where no number would.
 
     Raises:
         InputError: it is enough on no number of devices.
@@ -115,14 +124,12 @@ def describe_memory(run: Run, layout: Layout, device: Device) -> Iterator[tuple[
     yield "memory", f"{memory.total / size:.2f} {unit} on each device: {shown}"
     verdict = "fits" if memory.total <= usable else "does not fit"
     whole = f"{device.memory_bytes / GIB:.0f} GiB"
-    largest = largest_micro_batch(run, layout, usable)
     too_many = largest and memory.total > usable
     advice = "; lower data.batch_size and accumulate" if too_many else ""
     yield "", f"{verdict} in {whole}, of which {usable / GIB:.0f} can be used{advice}"
     if largest:
         yield "", f"largest micro-batch that fits: {largest:,} rows"
         return
-    needed = fewest_devices(run, layout, device.usable_bytes)
     if needed is None:
         raise InputError(_what_would_fit(run, layout, device))
     yield "", f"not even one row fits; {needed:,} devices would do"

@@ -20,10 +20,11 @@ def run(command: str, arguments: list[str]) -> int:
     """Run the command; returns the exit status."""
     options = parse(_parser(), arguments)
     suffix = Path(options.output or "").suffix.lower()
-    if FORMATS.get(suffix, options.format) != options.format:
+    if suffix and FORMATS.get(suffix) != options.format:
+        other = f"--format {FORMATS[suffix]}, or " if suffix in FORMATS else ""
         raise InputError(
-            f"--output {options.output} is no name for --format {options.format}; give --format "
-            f"{FORMATS[suffix]}, or another name"
+            f"--output {options.output} is no name for --format {options.format}; give {other}a "
+            f"name that ends in .{options.format}"
         )
     runs = read_runs([Path(folder) for folder in options.run_dirs])
     try:

@@ -1,5 +1,6 @@
 """`lit-gpt sweep`: the file of a W&B sweep over a configuration of `fit`."""
 
+import json
 import re
 import shlex
 from argparse import ArgumentError
@@ -24,6 +25,7 @@ OWN = ("vary", "method", "metric", "goal", "runs", "stop_early", "output")
 """Flags that `fit` does not have."""
 WRITTEN = "KEY=log:1e-4..1e-2, KEY=0.1..0.5, KEY=1..10 or KEY=a,b,c"
 RANGE = re.compile(r"(?P<log>log:)?(?P<low>[^.,:][^,:]*?)\.\.(?P<high>[^,:]+)")
+WORDS = {"true": True, "false": False, "null": None}
 NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 
@@ -101,7 +103,7 @@ class SweepCLI(DryCLI):
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
             raise InputError(f"--vary {twice} is given twice; put all its values into one")
-        if any(word.partition("=")[0] == "--run_dir" for word in args):
+        if "run_dir" in keys or any(word.partition("=")[0] == "--run_dir" for word in args):
             raise InputError("--run_dir is one folder, and each run of a sweep needs its own; "
                              "leave it out")  # fmt: skip
         for varied in self._varied:
@@ -173,9 +175,15 @@ def read_varied(text: str) -> Varied:
     found = RANGE.fullmatch(spec)
     if found is None:
         try:
-            listed = yaml.safe_load(f"[{spec}]")
+            # Texts alone: YAML makes seconds of 1:00:00, and a text of 1e-3.
+            listed = yaml.load(f"[{spec}]", yaml.BaseLoader)
         except yaml.YAMLError:
-            raise InputError(f"--vary {text}: no list of values; write {WRITTEN}") from None
+            listed = []
+        if not listed:
+            raise InputError(
+                f"--vary {text}: no list of values (quote those with commas, brackets or colons); "
+                f"write {WRITTEN}"
+            )
         values = [_value(value) for value in listed]
         return Varied(key, values, {"values": values})
     try:
@@ -197,11 +205,22 @@ def read_varied(text: str) -> Varied:
 
 
 def _value(value: Any) -> Any:
-    """A value such that `fit` understands what the agent makes of it: Python's text."""
+    """A value such that `fit` understands what the agent types of it, which is Python's text."""
+    value = _typed(value)
     if value is None:
         return "null"
+    return json.dumps(value) if isinstance(value, (list, dict)) else value
+
+
+def _typed(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_typed(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _typed(each) for key, each in value.items()}
+    if value in WORDS:
+        return WORDS[value]
     try:
-        return _number(value) if isinstance(value, str) else value  # YAML takes 1e-3 for a text
+        return _number(value)
     except ValueError:
         return value
 

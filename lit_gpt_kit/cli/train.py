@@ -264,12 +264,13 @@ class TrainingCLI(LightningCLI):
             self.record.place_loggers(logger, self.model, self.config_text)
         given = complete_callbacks(given, self.command, self.run_dir, self.model, silent, saves)
         # The run begins when nobody has refused it, and before it is said where it lies.
-        place = next((n for n, each in enumerate(given) if isinstance(each, Narrator)), len(given))
+        others, narrators = ([c for c in given if isinstance(c, Narrator) is is_one]
+                             for is_one in (False, True))  # fmt: skip
         begin = LambdaCallback(on_fit_start=lambda trainer, module: self._begin_run_folder())
         go_on = LambdaCallback(on_train_start=lambda trainer, module: go_on_with_metrics(trainer))
         trainer = super().instantiate_trainer(
             default_root_dir=chosen.default_root_dir or str(self.run_dir),
-            callbacks=[go_on, *given[:place], begin, *given[place:]],
+            callbacks=[go_on, *others, begin, *narrators],
             logger=logger,
             **kwargs,
         )

@@ -17,6 +17,8 @@ LONGEST_LEGEND = 45
 """Characters that stand side by side on a phone."""
 MOST_LABELS = 30
 """Of a legend; a classifier may have any number."""
+LONG_SYMBOL = 400
+"""Area of a line in a legend, in pixels, that shows how it is dashed."""
 PICTURE_WIDTH, PICTURE_HEIGHT, HALF = 860, 300, 395
 NEVER_NOISY = ("train/lr", "train/peak_memory_bytes")
 
@@ -97,8 +99,7 @@ def draw(
     )
     if has_dashes(family, len(runs)):
         names = list(family.metrics)
-        dashes = [DASHES[number % len(DASHES)] for number in range(len(names))]
-        scale = alt.Scale(domain=names, range=dashes)
+        scale = alt.Scale(domain=names, range=list(DASHES[: len(names)]))
         dash = alt.StrokeDash("metric", type="nominal", scale=scale, legend=_legend(names, GREY))
     bands = [row for reference in references for row in _rows_of_band(family, reference)]
     rows = [row for curve in series for row in _rows_of(family, curve)]
@@ -111,7 +112,8 @@ def draw(
     line = lines.transform_filter(plain).mark_line(strokeWidth=2)
     marked = "datum.kind == 'marked'"
     joined = lines.transform_filter(marked).mark_line(strokeWidth=1.5)
-    points = base.transform_filter(marked).mark_point(size=28, filled=True, opacity=1)
+    dotted = f"{marked} || datum.kind == 'single'"
+    points = base.transform_filter(dotted).mark_point(size=28, filled=True, opacity=1)
     layers = [*(_band(data) if bands else []), raw, line, joined, points]
     if is_interactive:
         layers.append(_hover(base))
@@ -160,7 +162,7 @@ def num_legend_lines(labels: Sequence[str]) -> int:
 def has_dashes(family: Family, num_runs: int) -> bool:
     """Whether a curve's dashes say which metric it is, since its colour says which run."""
     kinds = {_is_train(name) for name in family.metrics}  # which are drawn otherwise anyway
-    return 1 < num_runs <= len(COLOURS) and len(kinds) < len(family.metrics)
+    return 1 < num_runs <= len(COLOURS) and len(kinds) < len(family.metrics) <= len(DASHES)
 
 
 def _legend(labels: Sequence[str], colour: str | None = None) -> alt.Legend:
@@ -174,6 +176,7 @@ def _legend(labels: Sequence[str], colour: str | None = None) -> alt.Legend:
         symbolStrokeWidth=3,
         symbolOpacity=1,
         symbolStrokeColor=colour or alt.Undefined,
+        symbolSize=LONG_SYMBOL if colour else alt.Undefined,
     )
 
 
@@ -218,6 +221,19 @@ def _rows_of_band(family: Family, reference: Reference) -> Iterable[dict[str, An
             }
 
 
+def _singles(points: Sequence[Point], gaps: Sequence[Point]) -> list[Point]:
+    """Those between two gaps: no line would show them."""
+    end = [math.nan]
+    found = sorted([*points, *gaps], key=lambda point: point.step)
+    values = [*end, *(point.value for point in found), *end]
+    around = zip(values, found, values[2:], strict=False)
+    return [
+        point
+        for before, point, after in around
+        if math.isnan(before) and math.isnan(after) and not math.isnan(point.value)
+    ]
+
+
 def _is_train(metric: str) -> bool:
     return metric.startswith("train/")
 
@@ -228,10 +244,12 @@ def _rows_of(family: Family, series: Series) -> Iterable[dict[str, Any]]:
     kind = "line" if is_train else "marked"
     gaps = series.run.gaps(series.metric)
     parts = [("raw", series.points), ("smooth", smoothed)] if smoothed else [(kind, series.points)]
+    if is_train:
+        parts.append(("single", _singles(series.points, gaps)))
     # The metric's name may say another unit.
     unit = {"unit": family.unit} if family.divisor != 1 else {}
     for kind, points in parts:
-        for point in [*thin(points), *gaps]:
+        for point in [*thin(points), *(gaps if kind != "single" else [])]:
             value = point.value / family.divisor
             yield {
                 "run": series.run.name,

@@ -25,7 +25,7 @@ from lit_gpt_kit.report.table import last_and_best, tabulate
 from lit_gpt_kit.report.theme import COLOURS, DARK, LIGHT, chart_config
 
 PICTURE_SCALE = 1.5
-LEGEND_LINE = 15
+LEGEND_LINE, DASHED_LEGEND_LINE = 15, 20
 """Pixels."""
 SCRIPT = "window.vegaEmbed = vegaEmbed;"
 """What the page takes of the charts' libraries."""
@@ -53,10 +53,12 @@ def render_page(runs: Sequence[Run], title: str) -> str:
         if chart is not None:
             spec = chart.properties(width="container", background="transparent").to_dict()
             # A page gives all of a chart one height, and a classifier's labels would fill it.
-            has_legend = len(runs) == 1 or has_dashes(family, len(runs))
+            is_dashed = has_dashes(family, len(runs))
+            has_legend = is_dashed or len(runs) == 1
             num_lines = num_legend_lines(family.metrics) if has_legend else 1
+            extra = (DASHED_LEGEND_LINE if is_dashed else LEGEND_LINE) * (num_lines - 1)
             sections.setdefault(family.section, []).append(
-                {"title": family.title, "spec": spec, "extra": LEGEND_LINE * (num_lines - 1)}
+                {"title": family.title, "spec": spec, "extra": extra}
             )
     heads, lines = tabulate(runs)
     environment = Environment(

@@ -77,7 +77,7 @@ class Run:
         return sorted(points, key=lambda point: point.step)
 
     def gaps(self, name: str) -> list[Point]:
-        """Where a metric ceases to be a finite number; the values are NaN."""
+        """Where stretches begin in which a metric is no finite number; the values are NaN."""
         is_gap, found = False, []
         for step, row in sorted(self.metrics.rows.items()):
             if cell := row.get(name):

@@ -5,7 +5,7 @@ from typing import Any
 
 COLOURS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#66CCEE", "#CCBB44", "#999999")
 """Of curves; told apart by the colour-blind, on white and on black: Paul Tol's "bright" scheme."""
-DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4], [1, 4])
+DASHES = ([1, 0], [6, 3], [2, 2], [6, 2, 2, 2], [1, 4], [3, 1], [10, 3], [5, 5])
 """Where there are more curves than colours, the colours come again with the next of these."""
 BAND = GREY = "#999999"
 """What runs are expected to be like; and what is no run's own, on white and on black."""

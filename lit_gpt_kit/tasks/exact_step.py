@@ -185,17 +185,15 @@ class ExactStep(LightningModule):
             InputError: there were too many; names the rows of the last one, and where the weights
                 are saved that none of them has changed.
         """
-        step = self.trainer.global_step
-        if (
-            self.trainer.should_stop
-            and step_is_done(self.trainer, batch_idx)
-            and not step_is_logged(self.trainer, step)
-            and self.step_gradient_norm is not None
-        ):
-            # Lightning logs it, whatever its number is, and has but the values of an earlier one.
+        is_done = step_is_done(self.trainer, batch_idx)
+        if self.trainer.should_stop and not is_done:
+            # A validation that follows belongs to the last step that was taken; loggers add one.
+            self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step - 1
+        elif self.trainer.should_stop and self.step_gradient_norm is not None:
+            # Lightning logs such a step whatever its number is, with what was logged before.
             self._log_step()
         too_many = 0 < self.max_bad_steps <= self.bad_steps.num_in_a_row
-        if too_many and step_is_done(self.trainer, batch_idx):
+        if too_many and is_done:
             # Ranks that named the run folder after the time may have named two.
             folder = self.trainer.strategy.broadcast(Path(self.trainer.default_root_dir))
             path = folder / BEFORE_BAD_STEPS

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from tests.command import run
@@ -18,10 +18,17 @@ NORMS = "--trainer.callbacks+=lit_gpt_kit.callbacks.gradient_norms.GradientNorms
 
 
 class AfterSeven(Timer):
-    """A clock of which nobody knows before that it ends after seven steps."""
+    """A clock of which nobody knows before that it ends after seven batches."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        trainer.should_stop = trainer.global_step == 7
+        trainer.should_stop = trainer.should_stop or args[-1] == 6
+
+
+class StopsLate(Callback):
+    """Ends a run when the callbacks before it have logged."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        trainer.should_stop = trainer.should_stop or args[-1] == 6
 
 
 def rows_of(project: Path, *options: str) -> list[dict[str, Any]]:
@@ -55,3 +62,35 @@ def test_a_run_that_the_clock_ends(project: Path) -> None:
     assert (first["train/tokens"], last["step"], last["train/tokens"]) == (320, 7, 448)
     for name in ("train/loss", "train/lr", "train/step_seconds", "train/grad_norm"):
         assert first[name] != last[name]
+
+
+def test_a_run_that_outlives_its_stop(project: Path) -> None:
+    clock = {"class_path": f"{__name__}.AfterSeven", "init_args": {"duration": "00:01:00:00"}}
+    (project / "clock.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [clock]}}))
+    length = ("--model.lr_schedule.total_steps=100", "--trainer.min_steps=12")
+    stopped, true = (
+        rows_of(project, *length, *options)
+        for options in (
+            ("--config=clock.yaml", "--trainer.log_every_n_steps=5"),
+            ("--trainer.max_steps=20", "--trainer.log_every_n_steps=1"),
+        )
+    )
+    # Lightning goes on to the end of the epoch, and logs each step.
+    assert [row["step"] for row in stopped[:15]] == [5, *range(7, 21)]
+    for row in stopped[:15]:
+        expected = true[int(row["step"]) - 1]
+        for name in ("train/loss", "train/lr", "train/grad_norm", "train/tokens"):
+            assert row[name] == expected[name]
+
+
+def test_a_run_that_ends_within_a_step(project: Path) -> None:
+    late = {"class_path": f"{__name__}.StopsLate"}
+    norms = {"class_path": "lit_gpt_kit.callbacks.gradient_norms.GradientNorms"}
+    (project / "late.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [norms, late]}}))
+    options = ("--config=late.yaml", "--model.lr_schedule.total_steps=100")
+    rows = rows_of(project, *options, "--trainer.log_every_n_steps=5")
+    assert [row["step"] for row in rows] == [5, 7]
+    assert math.isnan(rows[1]["train/grad_norm/attention"])
+    rows = rows_of(project, *options, "--trainer.accumulate_grad_batches=2")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["val/loss"] > 0

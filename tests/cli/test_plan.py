@@ -1,7 +1,7 @@
 """lit-gpt plan: figures in closed form, published counts, and what it refuses."""
 
-import os
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -235,13 +235,13 @@ def test_devices_are_counted_as_the_trainer_does(empty: Path, flag: str, count: 
     assert f"; {count} x h100, " in lines["step"]
 
 
-def test_processes_share_a_cpu(tmp_path: Path) -> None:
+def test_devices_of_a_cpu_are_machines(tmp_path: Path) -> None:
     project = write_project(tmp_path)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    for flag, each in (("--trainer.devices=2", memory / 2), ("--devices=2", memory)):
+    for flag in ("--trainer.devices=2", "--devices=2"):
         lines = plan(project, "--config", "tiny.yaml", flag)
-        assert "2 x cpu, copies (DDP)" in lines["step"]
-        assert f"fits in {each:.0f} GiB" in lines["memory"]
+        assert "2 x cpu (machines like this one), copies (DDP)" in lines["step"]
+    result = run(project, "plan", "--config", "tiny.yaml", "--devices=6")
+    assert result.out.endswith("tiny.yaml --trainer.devices=1 --trainer.num_nodes=6\n")
 
 
 def test_what_comes_next(empty: Path) -> None:
@@ -253,10 +253,35 @@ def test_what_comes_next(empty: Path) -> None:
         ("--devices=1", f"{start.format('plan')} --device=h100 --devices=4"),
         ("--devices=4", f"{start.format('fit')} --trainer.devices=4"),
         ("--devices=16", f"{start.format('fit')} --trainer.devices=8 --trainer.num_nodes=2"),
+        ("--devices=12", f"{start.format('fit')} --trainer.devices=6 --trainer.num_nodes=2"),
         ("--trainer.devices=4", f"{start.format('fit')} --trainer.devices=4"),
     ):
         result = run(empty, *flags, devices)
         assert result.out.splitlines()[-1] == then
+    # What the configuration says of nodes is no more true.
+    result = run(empty, *flags, "--trainer.num_nodes=2", "--devices=4")
+    assert result.out.splitlines()[-1] == f"{start.format('fit')} --trainer.devices=4"
+
+
+def test_layers_and_weights_cut_over_many(empty: Path) -> None:
+    result = run(empty, "plan", "--config", GPT2, "--config", BOTH, "--device=h100", "--devices=16")
+    assert "16 x h100, weights over 8 (FSDP2), layers over 2 (tensor parallel)" in result.out
+    assert result.out.endswith(f"--config {BOTH} --trainer.devices=8 --trainer.num_nodes=2\n")
+
+
+def test_rows_that_do_not_fit_are_planned_anew(empty: Path) -> None:
+    flags = ("plan", "--config", GPT2, "--device=l4", "--data.init_args.batch_size=512")
+    result = run(empty, *flags, "--trainer.accumulate_grad_batches=2")
+    start = "--trainer.accumulate_grad_batches=2 --data.batch_size="
+    found = re.search(f"{start}(\\d+)( --trainer.accumulate_grad_batches=(\\d+))?\n$", result.out)
+    assert found is not None, result.out
+    rows = int(found[1])
+    assert 512 % rows == 0
+    if found[3]:
+        assert rows * int(found[3]) == 2 * 512
+    words = shlex.split(result.out.splitlines()[-1].removeprefix("next: lit-gpt "))
+    again = run(empty, *words)
+    assert "\n             fits in 22 GiB" in again.out
 
 
 def test_a_batch_that_does_not_fit_is_told_what_would(empty: Path) -> None:

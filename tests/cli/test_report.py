@@ -76,9 +76,13 @@ def test_an_output_that_is_a_folder(tmp_path: Path) -> None:
 def test_an_output_that_is_named_for_another_format(tmp_path: Path) -> None:
     write_run(tmp_path / "a")
     assert run(tmp_path, "report", "a", "--output=a.html", "--format=png").complaint == (
-        "--output a.html is no name for --format png; give --format html, or another name"
+        "--output a.html is no name for --format png; give --format html, or a name that ends in "
+        ".png"
     )
-    assert not (tmp_path / "a.html").exists()
+    assert run(tmp_path, "report", "a", "--output=a.jpg").complaint == (
+        "--output a.jpg is no name for --format html; give a name that ends in .html"
+    )
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

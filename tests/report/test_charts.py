@@ -115,6 +115,13 @@ def test_a_line_has_a_gap_where_there_is_no_number(tmp_path: Path) -> None:
     assert found == [(32, 3.0), (64, 2.5), (96, None), (160, 2.0), (224, 1.5), (256, None)]
 
 
+def test_a_value_between_two_gaps_is_a_dot(tmp_path: Path) -> None:
+    values = ("nan", "3", "inf", "2.5", "2", "nan", "1")
+    rows = [f"{step},{32 * step},{value}" for step, value in enumerate(values, start=1)]
+    (tmp_path / "metrics.csv").write_text("\n".join(["step,train/tokens,train/loss", *rows]) + "\n")
+    assert rows_of(spec_of(read_runs([tmp_path])), "single") == [(64, 3.0), (224, 1.0)]
+
+
 def test_memory_is_in_gib_whatever_its_metric_is_called(tmp_path: Path) -> None:
     name = "train/peak_memory_bytes"
     lines = [f"step,train/tokens,{name}", "1,32,536870912", "2,64,1610612736"]
