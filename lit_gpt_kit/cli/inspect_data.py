@@ -10,8 +10,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_gpt_kit.cli.dry_run import DryCLI
 from lit_gpt_kit.cli.main import DONE
 from lit_gpt_kit.cli.parsing import without
+from lit_gpt_kit.cli.quiet import quieten_libraries
 from lit_gpt_kit.cli.shown_rows import show_findings, show_rows
-from lit_gpt_kit.cli.train import quieten_libraries
 from lit_gpt_kit.data.inspection import look_at
 from lit_gpt_kit.data.read_back import InspectedRow, rows_of_an_epoch
 from lit_gpt_kit.errors import InputError

@@ -3,6 +3,8 @@
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -132,3 +134,24 @@ class StopOnInterrupt(Checkpoint):
             # All ranks end by themselves; its observer would kill this one when others are gone.
             launcher.procs.clear()
         raise KeyboardInterrupt
+
+
+@contextmanager
+def gives_ctrl_c_back(trainer: Trainer) -> Iterator[None]:
+    """Have nobody listen to Ctrl-C behind the body, whatever became of it."""
+    try:
+        yield
+    finally:
+        for listener in _listeners(trainer):
+            listener.stop_listening()
+
+
+def status_of_interrupted(trainer: Trainer) -> int:
+    """128 and the signal's number, as a shell says it: never 0, for the run is not done."""
+    numbers = (listener.signal_number for listener in _listeners(trainer))
+    return 128 + (next(numbers, 0) or signal.SIGINT)
+
+
+def _listeners(trainer: Trainer) -> list[StopOnInterrupt]:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    return [callback for callback in callbacks if isinstance(callback, StopOnInterrupt)]

@@ -17,6 +17,14 @@ def reword(message: str) -> str | None:
     return None
 
 
+def comes_from_lightning(error: BaseException) -> bool:
+    """Whether Lightning itself refused a setting, as against a fault further down."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_globals["__name__"].startswith("lightning.")
+
+
 def _strategy(match: re.Match[str]) -> str:
     known = ["auto", *StrategyRegistry.available_strategies()]
     return (

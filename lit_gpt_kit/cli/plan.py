@@ -26,7 +26,7 @@ from lit_gpt_kit.cli.plan_lines import (
     describe_time,
 )
 from lit_gpt_kit.cli.precision import choose_precision
-from lit_gpt_kit.cli.train import quieten_libraries
+from lit_gpt_kit.cli.quiet import quieten_libraries
 from lit_gpt_kit.devices import CPU, find_device
 from lit_gpt_kit.errors import InputError, MissingFileError
 from lit_gpt_kit.model.config import GPTConfig

@@ -15,7 +15,7 @@ from lit_gpt_kit.cli.config_errors import one_line
 from lit_gpt_kit.cli.dry_run import DryCLI
 from lit_gpt_kit.cli.main import DONE
 from lit_gpt_kit.cli.parsing import without
-from lit_gpt_kit.cli.train import quieten_libraries
+from lit_gpt_kit.cli.quiet import quieten_libraries
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically
 from lit_gpt_kit.loggers.direction import direction

@@ -1,13 +1,9 @@
 """`lit-gpt fit | validate | test | predict`: LightningCLI, with a run folder around it."""
 
 import json
-import logging
 import shutil
-import signal
-import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -36,13 +32,14 @@ from lit_gpt_kit.cli.allocator import keep_freed_memory
 from lit_gpt_kit.cli.config_errors import one_line
 from lit_gpt_kit.cli.config_files import check_config_files, chooses_class
 from lit_gpt_kit.cli.defaults import complete_callbacks, complete_loggers, seal_checkpoints
-from lit_gpt_kit.cli.interrupt import StopOnInterrupt
+from lit_gpt_kit.cli.interrupt import gives_ctrl_c_back, status_of_interrupted
 from lit_gpt_kit.cli.launched import ends_with_its_ranks
-from lit_gpt_kit.cli.lightning_words import reword
+from lit_gpt_kit.cli.lightning_words import comes_from_lightning, reword
 from lit_gpt_kit.cli.main import FAULT
 from lit_gpt_kit.cli.model_table import PartsTable
 from lit_gpt_kit.cli.narrator import Narrator
 from lit_gpt_kit.cli.precision import PrecisionTrainer, choose_precision, chooses_precision
+from lit_gpt_kit.cli.quiet import quieten_libraries
 from lit_gpt_kit.cli.run_folder import (
     PRETRAINED,
     ROOT,
@@ -70,7 +67,7 @@ CHECKPOINT_HELP = {
 }
 
 
-# As Lightning's own defaults may be, Timer's interval for one.
+# config.yaml has all defaults, and Lightning's may be Enums: Timer's interval is one.
 yaml.SafeDumper.add_multi_representer(
     Enum, lambda dumper, member: dumper.represent_data(member.value)
 )
@@ -300,12 +297,15 @@ class TrainingCLI(LightningCLI):
         elif self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
         try:
-            with ends_with_its_ranks(self.trainer.strategy.launcher), self._ctrl_c_is_given_back():
+            with (
+                ends_with_its_ranks(self.trainer.strategy.launcher),
+                gives_ctrl_c_back(self.trainer),
+            ):
                 super()._run_subcommand(subcommand)
         except SystemExit:
             if not self.trainer.interrupted:
                 raise
-            self.exit_status = self._interrupted_by()
+            self.exit_status = status_of_interrupted(self.trainer)
             self._say_how_to_continue()
             self._forget_run_folder()
             self.record.end(self.trainer, self.exit_status)
@@ -315,12 +315,12 @@ class TrainingCLI(LightningCLI):
             self.record.end(self.trainer, FAULT)
             if not isinstance(error, (ValueError, MisconfigurationException, RuntimeError)):
                 raise
-            known = _comes_from_lightning(error) and reword(str(error))
+            known = comes_from_lightning(error) and reword(str(error))
             if known:
                 raise InputError(known) from error
             if isinstance(error, RuntimeError):
                 raise
-            if isinstance(error, InputError) or _comes_from_lightning(error):
+            if isinstance(error, InputError) or comes_from_lightning(error):
                 raise InputError(str(error)) from error
             raise
         if self._get(self.config, "trainer").fast_dev_run:
@@ -328,23 +328,6 @@ class TrainingCLI(LightningCLI):
             return
         self._say_where_results_are()
         self.record.end(self.trainer)
-
-    @contextmanager
-    def _ctrl_c_is_given_back(self) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            for callback in self._listeners():
-                callback.stop_listening()
-
-    def _interrupted_by(self) -> int:
-        """128 and the signal's number, as a shell says it: never 0, for the run is not done."""
-        numbers = (listener.signal_number for listener in self._listeners())
-        return 128 + (next(numbers, 0) or signal.SIGINT)
-
-    def _listeners(self) -> list[StopOnInterrupt]:
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [callback for callback in callbacks if isinstance(callback, StopOnInterrupt)]
 
     @rank_zero_only
     def _begin_run_folder(self) -> None:
@@ -415,28 +398,3 @@ def _has_summary(callbacks: list[Any]) -> bool:
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _comes_from_lightning(error: BaseException) -> bool:
-    """Whether Lightning itself refused a setting, as against a fault further down."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    return place is not None and place.tb_frame.f_globals["__name__"].startswith("lightning.")
-
-
-def quieten_libraries() -> None:
-    """Leave to the terminal what a person can use."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    noise = (
-        ".*LeafSpec.*",  # a deprecation inside Lightning
-        ".*callbacks used to create the checkpoint need to be provided.*",
-        ".*Couldn't infer the batch indices.*",  # our rows need none
-        ".*The dirpath has changed from.*",  # as where a run goes on in another folder
-        ".*Checkpoint directory .* exists and is not empty.*",  # as it is when a run goes on
-    )
-    for message in noise:
-        warnings.filterwarnings("ignore", message=message)
-    # One line, as all that is said here; the place in the code is no news to a person.
-    warnings.formatwarning = lambda message, *args, **kwargs: f"warning: {message}\n"

@@ -14,7 +14,8 @@ from lit_gpt_kit.callbacks.rate_sweep import RateSweep, smooth, suggest_factors
 from lit_gpt_kit.cli.defaults import progress
 from lit_gpt_kit.cli.dry_run import LEAVES_NOTHING
 from lit_gpt_kit.cli.parsing import without
-from lit_gpt_kit.cli.train import TrainingCLI, quieten_libraries
+from lit_gpt_kit.cli.quiet import quieten_libraries
+from lit_gpt_kit.cli.train import TrainingCLI
 from lit_gpt_kit.cli.tune_batch import find_largest, restrict_to_one_device
 from lit_gpt_kit.errors import InputError
 from lit_gpt_kit.files import write_atomically

@@ -17,7 +17,8 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.memory import is_oom_error
 
 from lit_gpt_kit.cli.main import WRONG_INPUT
-from lit_gpt_kit.cli.train import TrainingCLI, quieten_libraries
+from lit_gpt_kit.cli.quiet import quieten_libraries
+from lit_gpt_kit.cli.train import TrainingCLI
 from lit_gpt_kit.cli.tune import NO_TRAINING
 from lit_gpt_kit.cli.tune_batch import TOO_MUCH, restrict_to_one_device
 from lit_gpt_kit.errors import InputError

@@ -23,7 +23,7 @@ from torch import nn
 
 from lit_gpt_kit import GPTConfig, LanguageModeling, MuonAdamW, TextDataModule, WarmupLinear
 from lit_gpt_kit.callbacks.ema import EMAWeights
-from lit_gpt_kit.cli.train import quieten_libraries
+from lit_gpt_kit.cli.quiet import quieten_libraries
 from lit_gpt_kit.data.batch_warmup import BatchWarmup
 from lit_gpt_kit.model.head import Head
 from lit_gpt_kit.model.loss import next_token_loss
