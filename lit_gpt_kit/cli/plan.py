@@ -44,8 +44,9 @@ PRECISIONS: dict[str, Precision] = {
     "16": "bf16-mixed", "16-mixed": "bf16-mixed", "bf16-true": "bf16", "16-true": "bf16",
 }  # fmt: skip
 """The Trainer's precision -> the one whose memory it takes."""
+DEVICE_OPTIONS = ("trainer.devices", "trainer.num_nodes")
 MOST_OF_A_NODE = 8
-"""Devices; as their makers build it."""
+"""Devices of one machine, as most are built."""
 SHARDED = ("fsdp", "modelparallel", "sharded", "deepspeed")
 """What the names of strategies have in them that share out the weights."""
 
@@ -166,25 +167,25 @@ class PlanningCLI(DryCLI):
             "\n".join(f"{name:>11}: {text}" if name else f"{'':13}{text}" for name, text in lines)
         )
         if needed is not None:
-            command, more = "plan", [f"--devices={needed}"]
+            given = without(self._arguments, ("devices", *DEVICE_OPTIONS))
+            words = ["plan", *given, f"--devices={needed}"]
         elif planned.batch_size > largest:
-            command, more = "plan", _with_fewer_rows(planned.batch_size, largest, accumulate, data)
+            fewer = _with_fewer_rows(planned.batch_size, largest, accumulate, data)
+            words = ["plan", *self._arguments, *fewer]
         else:
-            command, more = "fit", self._devices()
-        left = without(self._arguments, OWN_OPTIONS if command == "fit" else ())
-        if more and "devices" in more[0]:
-            left = without(left, ("devices", "trainer.devices", "trainer.num_nodes"))
-        print(f"\nnext: {shlex.join(['lit-gpt', command, *left, *more])}")
+            words = ["fit", *self._arguments_of_fit()]
+        print(f"\nnext: {shlex.join(['lit-gpt', *words])}")
 
-    def _devices(self) -> list[str]:
-        """Flags of `fit` for the devices that were planned, where its configuration has others."""
+    def _arguments_of_fit(self) -> list[str]:
+        """What was typed, with the devices that were planned where the configuration has others."""
+        typed = without(self._arguments, OWN_OPTIONS)
         planned, trainer = self.config[self.command].devices, self._trainer_settings
         if planned in (None, devices_of_a_node(trainer) * int(trainer.num_nodes or 1)):
-            return []
+            return typed
         most = 1 if self._device.name == CPU else MOST_OF_A_NODE
         each = max(count for count in range(1, most + 1) if planned % count == 0)
         nodes = [f"--trainer.num_nodes={planned // each}"] if planned > each else []
-        return [f"--trainer.devices={each}", *nodes]
+        return [*without(typed, DEVICE_OPTIONS), f"--trainer.devices={each}", *nodes]
 
 
 def _with_fewer_rows(batch_size: int, largest: int, accumulate: int, data: Any) -> list[str]:
@@ -249,12 +250,18 @@ def layout_of(trainer: Namespace, num_devices: int | None = None) -> Layout:
     tensor_parallel = options.get("tensor_parallel_size", unsaid)
     if tensor_parallel == "auto":  # of Lightning's own: as many as a node has
         tensor_parallel = max(1, num_devices // num_nodes)
+    rows_over = options.get("data_parallel_size", "auto")
+    for option, size in (
+        ("tensor_parallel_size", tensor_parallel),
+        ("data_parallel_size", rows_over),
+    ):
+        if size != "auto" and size < 1:
+            raise InputError(f"{option}={size} must be at least 1")
     if num_devices % tensor_parallel:
         raise InputError(
             f"tensor_parallel_size={tensor_parallel} does not divide {num_devices} devices; "
             "choose a multiple of it"
         )
-    rows_over = options.get("data_parallel_size", "auto")
     if rows_over not in ("auto", num_devices // tensor_parallel):
         raise InputError(
             f"data_parallel_size={rows_over} x tensor_parallel_size={tensor_parallel} is not "

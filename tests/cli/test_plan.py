@@ -311,6 +311,10 @@ def test_a_batch_that_does_not_fit_is_told_what_would(empty: Path) -> None:
             "tensor_parallel_size=8 does not divide num_heads=12; ",
         ),
         (
+            ["--device=h100", "--config", BOTH, f"{SIZE}=0"],
+            "tensor_parallel_size=0 must be at least 1",
+        ),
+        (
             ["--device=h100", "--config", BOTH, "--devices=3"],
             "tensor_parallel_size=2 does not divide 3 devices; ",
         ),
