@@ -223,14 +223,12 @@ def _rows_of_band(family: Family, reference: Reference) -> Iterable[dict[str, An
 
 def _singles(points: Sequence[Point], gaps: Sequence[Point]) -> list[Point]:
     """Those between two gaps: no line would show them."""
-    end = [math.nan]
     found = sorted([*points, *gaps], key=lambda point: point.step)
-    values = [*end, *(point.value for point in found), *end]
-    around = zip(values, found, values[2:], strict=False)
+    is_end = [True, *(math.isnan(point.value) for point in found), True]
     return [
         point
-        for before, point, after in around
-        if math.isnan(before) and math.isnan(after) and not math.isnan(point.value)
+        for index, point in enumerate(found)
+        if is_end[index : index + 3] == [True, False, True]
     ]
 
 
@@ -243,13 +241,14 @@ def _rows_of(family: Family, series: Series) -> Iterable[dict[str, Any]]:
     smoothed = smooth(series.points) if is_train and series.metric not in NEVER_NOISY else []
     kind = "line" if is_train else "marked"
     gaps = series.run.gaps(series.metric)
-    parts = [("raw", series.points), ("smooth", smoothed)] if smoothed else [(kind, series.points)]
+    lines = {"raw": series.points, "smooth": smoothed} if smoothed else {kind: series.points}
+    parts = {kind: [*thin(points), *gaps] for kind, points in lines.items()}
     if is_train:
-        parts.append(("single", _singles(series.points, gaps)))
+        parts["single"] = _singles(series.points, gaps)
     # The metric's name may say another unit.
     unit = {"unit": family.unit} if family.divisor != 1 else {}
-    for kind, points in parts:
-        for point in [*thin(points), *(gaps if kind != "single" else [])]:
+    for kind, points in parts.items():
+        for point in points:
             value = point.value / family.divisor
             yield {
                 "run": series.run.name,

@@ -69,27 +69,30 @@ class Run:
 
     def curve(self, name: str) -> list[Point]:
         """A metric through the run; values that are no finite numbers are left out."""
-        points = []
-        for step, row in self.metrics.rows.items():
-            value = to_number(row.get(name))
-            if math.isfinite(value):
-                points.append(Point(step, self._tokens_at(step), value))
-        return sorted(points, key=lambda point: point.step)
+        return [
+            Point(step, self._tokens_at(step), value)
+            for step, value in self._values(name)
+            if math.isfinite(value)
+        ]
 
     def gaps(self, name: str) -> list[Point]:
         """Where stretches begin in which a metric is no finite number; the values are NaN."""
-        is_gap, found = False, []
-        for step, row in sorted(self.metrics.rows.items()):
-            if cell := row.get(name):
-                was_gap, is_gap = is_gap, not math.isfinite(to_number(cell))
-                if is_gap and not was_gap:
-                    found.append(Point(step, self._tokens_at(step), math.nan))
+        found, was_finite = [], True
+        for step, value in self._values(name):
+            is_finite = math.isfinite(value)
+            if was_finite and not is_finite:
+                found.append(Point(step, self._tokens_at(step), math.nan))
+            was_finite = is_finite
         return found
 
     def steps_without_number(self, name: str) -> list[int]:
         """The steps at which a metric was infinite, or no number."""
-        cells = ((step, row.get(name)) for step, row in self.metrics.rows.items())
-        return sorted(step for step, cell in cells if cell and not math.isfinite(to_number(cell)))
+        return [step for step, value in self._values(name) if not math.isfinite(value)]
+
+    def _values(self, name: str) -> list[tuple[int, float]]:
+        """The steps at which a metric was logged, and what it was."""
+        rows = sorted(self.metrics.rows.items())
+        return [(step, to_number(cell)) for step, row in rows if (cell := row.get(name))]
 
     @property
     def num_steps(self) -> int:
