@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lit_gpt_kit.loggers.wandb_file import LastRows
+from lit_gpt_kit.loggers.wandb_file import NO_ROWS, LastRows
 
 
 class SentRows:
     """The rows that W&B was sent, by this process and by those whose run goes on.
+
+    Attributes:
+        last: as of the arguments; whoever sends rows for an earlier process moves it on.
 
     Args:
         last: the end of what earlier processes sent.
@@ -18,7 +21,7 @@ class SentRows:
 
     def __init__(
         self,
-        last: LastRows = LastRows(),  # noqa: B008 - it is frozen
+        last: LastRows = NO_ROWS,
         summary: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.last = last

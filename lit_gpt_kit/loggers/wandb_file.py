@@ -35,6 +35,9 @@ class LastRows:
     wandb_step: int = -1
 
 
+NO_ROWS = LastRows()
+
+
 def read_last_rows(wandb_dir: Path, run_id: str) -> LastRows:
     """The last rows of a run that was kept offline, perhaps in several parts, some of them online.
 
@@ -44,7 +47,7 @@ def read_last_rows(wandb_dir: Path, run_id: str) -> LastRows:
     """
     # Two parts of one second have the same name, behind which W&B puts a number.
     parts = wandb_dir.glob(f"*run-*-{run_id}*/run-{run_id}.wandb")
-    return max(map(_last_rows, parts), key=lambda rows: rows.wandb_step, default=LastRows())
+    return max(map(_last_rows, parts), key=lambda rows: rows.wandb_step, default=NO_ROWS)
 
 
 def _last_rows(path: Path) -> LastRows:
@@ -57,7 +60,7 @@ def _last_rows(path: Path) -> LastRows:
             break
         length *= 8
     if not rows:
-        return LastRows()
+        return NO_ROWS
     highest = max(steps, default=-1)
     names = {name for row in rows if row.get(STEP) == highest for name in row}
     return LastRows(highest, frozenset(names), max(int(row.get("_step", 0)) for row in rows))
