@@ -17,18 +17,23 @@ BY_TOKENS = "--model.lr_schedule.total_tokens=448"
 NORMS = "--trainer.callbacks+=lit_gpt_kit.callbacks.gradient_norms.GradientNorms"
 
 
-class AfterSeven(Timer):
-    """A clock of which nobody knows before that it ends after seven batches."""
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        trainer.should_stop = trainer.should_stop or args[-1] == 6
+def stop_at_seven(
+    callback: Callback, trainer: Trainer, pl_module: LightningModule, *args: Any
+) -> None:
+    trainer.should_stop = trainer.should_stop or args[-1] == 6
 
 
 class StopsLate(Callback):
-    """Ends a run when the callbacks before it have logged."""
+    """Ends a run after seven batches, when the callbacks before it have logged."""
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        trainer.should_stop = trainer.should_stop or args[-1] == 6
+    on_train_batch_end = stop_at_seven
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The option of a clock that runs out after seven batches."""
+    monkeypatch.setattr(Timer, "on_train_batch_end", stop_at_seven)
+    return "--trainer.max_time=00:01:00:00"
 
 
 def rows_of(project: Path, *options: str) -> list[dict[str, Any]]:
@@ -54,19 +59,19 @@ def test_a_run_that_its_schedule_ends(project: Path) -> None:
     assert math.isnan(fifth[1]["train/grad_norm/attention"])
 
 
-def test_a_run_that_the_clock_ends(project: Path) -> None:
-    clock = {"class_path": f"{__name__}.AfterSeven", "init_args": {"duration": "00:01:00:00"}}
-    (project / "clock.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [clock]}}))
-    options = ("--config=clock.yaml", "--model.lr_schedule.total_steps=100")
+def test_a_run_that_the_clock_ends(project: Path, clock: str) -> None:
+    options = (clock, "--model.lr_schedule.total_steps=100")
     first, last = rows_of(project, *options, "--trainer.log_every_n_steps=5")
     assert (first["train/tokens"], last["step"], last["train/tokens"]) == (320, 7, 448)
     for name in ("train/loss", "train/lr", "train/step_seconds", "train/grad_norm"):
         assert first[name] != last[name]
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_run_that_outlives_its_stop(project: Path) -> None:
-    clock = {"class_path": f"{__name__}.AfterSeven", "init_args": {"duration": "00:01:00:00"}}
-    (project / "clock.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [clock]}}))
+    duration = {"duration": "00:01:00:00"}
+    timer = {"class_path": "lightning.pytorch.callbacks.Timer", "init_args": duration}
+    (project / "clock.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [timer]}}))
     length = ("--model.lr_schedule.total_steps=100", "--trainer.min_steps=12")
     stopped, true = (
         rows_of(project, *length, *options)

@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 
 from lit_gpt_kit.references import matching
 from lit_gpt_kit.references.reference import Reference, build_band, read_reference
@@ -80,6 +83,20 @@ def test_fit_says_where_it_lies(
     (line,) = standing(fit(project))
     assert " after 384 tokens: higher than expected of tiny (" in line
     assert ", outside since 192 tokens; by chance alone one run in 20 is outside" in line
+
+
+def test_a_run_that_stopped_early_is_compared_as_far_as_it_came(
+    project: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_at_five(timer: Timer, trainer: Trainer, *args: Any) -> None:
+        trainer.should_stop = trainer.global_step == 5
+
+    monkeypatch.setattr(matching, "load_references", lambda: (reference,))
+    monkeypatch.setattr(Timer, "on_train_batch_end", stop_at_five)
+    flags = ("--trainer.max_time=00:01:00:00", "--trainer.log_every_n_steps=3")
+    (line,) = standing(fit(project, *flags))
+    assert " after 320 tokens: " in line
+    assert " expected of tiny (" in line
 
 
 def test_fit_says_nothing_of_a_run_of_its_own(
