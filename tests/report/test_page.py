@@ -135,6 +135,38 @@ def count_lines(figure: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_a_browser_draws_gaps_and_says_units(tmp_path: Path, scale: str) -> None:
+    losses = ("3", "2.5", "nan", "2", "1.9", "nan", "1.5", "inf")
+    rows = [f"{step},{loss},{2**30 * step}" for step, loss in enumerate(losses, start=1)]
+    head = "step,train/loss,train/peak_memory_bytes"
+    (tmp_path / "metrics.csv").write_text("\n".join([head, *rows]) + "\n")
+    before, _, _ = render_page(read_runs([tmp_path]), "gaps").rpartition("</body>")
+    path = tmp_path / "report.html"
+    path.write_text(
+        before.replace('renderer: "canvas"', 'renderer: "svg"')
+        + "<pre id=tooltip></pre><script>"
+        + ('document.getElementById("log").click();' if scale == "log" else "")
+        + "tooltip.textContent = describe(figures.at(-1).spec.data.values[2], text => text);"
+        + "</script></body></html>"
+    )
+    dom = open_page(path, tmp_path, "--dump-dom")
+    figures = dict(re.findall(r'data-title="([^"]*)"(.*?)</figure>', dom, re.S))
+    (lines,) = re.findall(r'<path [^>]*d="(M[^"]*L[^"]*)"', marks(figures["loss"], "mark-line"))
+    assert (lines.count("M"), lines.count("L")) == (3, 2)  # two pieces, and a point without length
+    dots = re.findall(r"<path ", marks(figures["loss"], "mark-symbol role-mark layer_3"))
+    assert len(dots) == 1
+    assert "train/peak_memory_bytes 3 GiB<br>step 3" in dom.replace("&lt;", "<").replace(
+        "&gt;", ">"
+    )
+
+
+def marks(figure: str, kind: str) -> str:
+    """What an SVG holds of a kind of marks."""
+    return "".join(re.findall(rf'<g class="{kind}[^"]*"[^>]*>(.*?)</g>', figure, re.S))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "is_dark"), [("0", True), ("1", False)])
 def test_a_browser_shows_it_by_day_and_by_night(
     page: str, tmp_path: Path, scheme: str, is_dark: bool
