@@ -133,8 +133,8 @@ class WandbRun(WandbLogger):
             # Where there is one, an agent's function or a notebook began it, and ends it.
             self._is_ours = wandb.run is None
             self._experiment = self._begin() if self._is_ours else wandb.run
-            self._define_axis()
             with self._without_fail():
+                self._define_axis()
                 self._send_what_is_missing()
         return self._experiment
 

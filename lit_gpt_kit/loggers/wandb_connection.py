@@ -90,6 +90,8 @@ def finish_run(run: Any, exit_status: int = 0) -> bool:
     Returns:
         Whether all of it was written, and where the run is online, uploaded.
     """
+    import wandb
+
     seconds = run.settings.finish_timeout
     if exit_status and seconds and not run.offline:
         seconds = min(seconds, FINISH_SECONDS_OF_AN_INTERRUPTED)
@@ -107,6 +109,8 @@ def finish_run(run: Any, exit_status: int = 0) -> bool:
         if not is_whole.is_set():
             _end_service()
             ending.join(PATIENCE_SECONDS)  # it clears `wandb.run`
+            if wandb.run is run:  # or waits still; the next run is another one
+                wandb.run = None
     return is_whole.is_set()
 
 

@@ -274,6 +274,27 @@ def test_who_stops_a_run_does_not_wait_as_long(
 
 
 @pytest.mark.usefixtures("fresh_wandb")
+def test_the_next_run_is_another_where_the_end_of_one_never_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(wandb_connection, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(loggers_wandb, "FINISH_SECONDS", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb_connection, "_finish", lambda *arguments: never.wait(60))
+        run = Run(tmp_path / "one")
+        run.log(1)
+        run.logger.finish()
+    assert wandb.run is None
+    another = Run(tmp_path / "two")
+    another.log(1, 2)
+    another.logger.finish()
+    never.set()
+    (part,) = offline_runs(tmp_path / "two")
+    assert part.curve("val/loss") == CURVE[:2]
+
+
+@pytest.mark.usefixtures("fresh_wandb")
 def test_a_run_stays_in_its_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for told, expected in ((None, "theirs"), ("mine", "mine")):
         if told:
